@@ -1,0 +1,67 @@
+"""What a person sees of a stage: one-line errors, progress, no framework noise."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+# TensorFlow reads these when it is first imported, which is after this module.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """Something given from outside cannot be used; the message says what, why and the remedy."""
+
+
+def say(message: str) -> None:
+    """Print one plain line at once, also into a pipe."""
+    print(message, flush=True)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a program's `main`, turning what a person can mend into one line and an exit status.
+
+    Exits with 1 after an `InputError` and 130 after Ctrl-C; any other exception is a defect of
+    ours and keeps its traceback.
+    """
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """Yield `items`, showing a bar with the time left on a terminal and some plain lines elsewhere.
+
+    Args:
+        items: what to go through.
+        what: the work's name, such as "decode".
+        total: how many items there will be.
+    """
+    if Console().is_terminal:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, transient=True) as bar:
+            yield from bar.track(items, total=total)
+        return
+    marks = {max(1, total * quarter // 4) for quarter in range(1, 5)}
+    for count, item in enumerate(items, start=1):
+        yield item
+        if count in marks:
+            say(f"{what}: {count}/{total}")
