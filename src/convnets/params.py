@@ -9,14 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from convnets.console import InputError
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
     """A mapping of `params.yaml` in which every key is known and every value of its own type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    # Numbers such as 1e-05, as DVC writes them, are text to YAML 1.1: floats are parsed from it.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -108,9 +109,9 @@ class Params(Section):
     """All of `params.yaml`."""
 
     epochs: Count | None
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)]
     precision: Literal["auto", "float32", "bfloat16"]
-    image_size: Annotated[int, Field(ge=32, le=1024)]
+    image_size: Annotated[int, Field(ge=32, le=1024, strict=True)]
     data: Data
     subset: Subset
     backbone: Backbone

@@ -1,0 +1,58 @@
+"""One image file decoded into pixels; a bad one is refused with its reason."""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG")
+
+
+class ImageError(ValueError):
+    """The bytes are no whole JPEG or PNG image of acceptable size."""
+
+
+def decode(content: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode a JPEG or PNG upright, in RGB, resized as Keras does: whole, to a square.
+
+    Transparent pixels come out over white; 16-bit and palette images become 8-bit RGB.
+
+    Args:
+        content: the file's bytes.
+        size: of either side of the result, in pixels.
+
+    Returns:
+        An array of (size, size, 3), uint8.
+
+    Raises:
+        ImageError: the image is truncated, of another format or too large to be a photograph.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                # A JPEG decodes straight to a half or quarter of its size where that suffices.
+                image.draft("RGB", (2 * size, 2 * size))
+                upright = ImageOps.exif_transpose(_rgb(image))
+                square = upright.resize((size, size), Image.Resampling.BILINEAR)
+    except Image.DecompressionBombError as error:
+        raise ImageError("far too many pixels") from error
+    except Image.DecompressionBombWarning as error:
+        raise ImageError("far too many pixels") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError("no JPEG or PNG") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise ImageError(str(error) or "cannot be decoded") from error
+    return np.asarray(square, dtype=np.uint8)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion to 8 bits would clip it to white.
+        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
