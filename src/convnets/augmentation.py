@@ -26,7 +26,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor, rotation: float, zoom: float) ->
         (n, h, w, 3), float32.
     """
     draws = tf.random.stateless_uniform((3, tf.shape(images)[0]), seed, -1.0, 1.0)
-    flip = tf.sign(draws[0])
+    flip = tf.where(draws[0] < 0, -1.0, 1.0)
     angle = draws[1] * (2 * math.pi * rotation)
     scale = 1.0 + draws[2] * zoom
     transforms = affine(tf.shape(images)[1], tf.shape(images)[2], flip, angle, scale)

@@ -1,0 +1,149 @@
+"""A frozen backbone run once over the images; its features are kept as NumPy files."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from convnets import npy
+from convnets.augmentation import augment
+from convnets.backbone import preprocess
+from convnets.console import InputError, progress
+
+BATCH = 32
+
+
+def extractor(name: str, *parts: keras.Model) -> Any:
+    """Compile the function from pixels to the outputs of each part, one on top of the other.
+
+    Args:
+        name: of the backbone, for its preprocessing.
+        parts: frozen models; each takes the output of the one before.
+
+    Returns:
+        A function of (n, h, w, 3) pixels to a list of float32 arrays, one for each part.
+    """
+
+    @tf.function
+    def extract(pixels: tf.Tensor) -> list[tf.Tensor]:
+        outputs = []
+        x = preprocess(name, tf.cast(pixels, tf.float32))
+        for part in parts:
+            x = part(x, training=False)
+            outputs.append(tf.cast(x, tf.float32))
+        return outputs
+
+    return extract
+
+
+def write(extract: Any, images: NDArray[np.uint8], outs: list[Path], what: str) -> None:
+    """Write the features of each part as (n, …) float32, a batch at a time.
+
+    Args:
+        extract: from `extractor`.
+        images: (n, h, w, 3).
+        outs: the file for each part.
+        what: the work's name, for showing progress.
+    """
+    _stream((images[start : start + BATCH] for start in range(0, len(images), BATCH)),
+            -(-len(images) // BATCH), extract, outs, "float32", what)
+
+
+def write_views(
+    extract: Any,
+    images: NDArray[np.uint8],
+    outs: list[Path],
+    count: int,
+    seed: int,
+    rotation: float,
+    zoom: float,
+    max_gigabytes: float,
+) -> None:
+    """Write the features of `count` augmented views of each image, in float16.
+
+    Row i·K + k is view k of image i. Half precision halves the cache; its 11 bits are more than
+    the 8 of the bfloat16 that the features may have been computed in.
+
+    Raises:
+        InputError: the cache would be larger than allowed or than the disk has room for.
+    """
+    shapes = [array.shape[1:] for array in extract(images[:1])]
+    needed = sum(2 * count * len(images) * int(np.prod(shape)) for shape in shapes)
+    free = shutil.disk_usage(Path.cwd()).free
+    if needed > max_gigabytes * 1e9:
+        raise InputError(
+            f"views.max_gigabytes: {count} views of {len(images)} images take "
+            f"{needed / 1e9:.2f} GB, allowed are {max_gigabytes}; lower views.count or raise it"
+        )
+    if needed > free:
+        raise InputError(
+            f"data/views: {needed / 1e9:.2f} GB needed, the disk has {free / 1e9:.2f} free; free "
+            "some or lower views.count"
+        )
+    per_batch = max(1, BATCH // count)
+
+    def batches() -> Iterator[tf.Tensor]:
+        for start in range(0, len(images), per_batch):
+            repeated = np.repeat(images[start : start + per_batch], count, axis=0)
+            yield augment(repeated, tf.constant([seed, start], tf.int64), rotation, zoom)
+
+    _stream(batches(), -(-len(images) // per_batch), extract, outs, "float16", "extract views")
+
+
+def _stream(
+    batches: Iterator[Any], total: int, extract: Any, outs: list[Path], dtype: str, what: str
+) -> None:
+    """Write what `extract` makes of each batch, a file for each of its outputs."""
+    with ExitStack() as stack:
+        writers: list[npy.Writer] = []
+        for batch in progress(batches, what, total):
+            results = [result.numpy() for result in extract(batch)]
+            if not writers:
+                writers = [
+                    stack.enter_context(npy.writer(out, result.shape[1:], dtype))
+                    for out, result in zip(outs, results, strict=True)
+                ]
+            for writer, result in zip(writers, results, strict=True):
+                writer.append(result)
+
+
+def end_to_end(
+    name: str, size: int, frozen: keras.Model, top: keras.Model, model_name: str
+) -> keras.Model:
+    """Put a classifier of raw pixels together: preprocessing, the frozen part, what was trained.
+
+    Args:
+        name: of the backbone.
+        size: of the square images, in pixels.
+        frozen: takes preprocessed images.
+        top: takes the frozen part's features; its name becomes "top".
+        model_name: of the result.
+
+    Returns:
+        A model from (n, size, size, 3) pixels of 0 to 255 to probabilities.
+    """
+    inputs = keras.Input((size, size, 3), name="image")
+    features = frozen(preprocess(name, inputs), training=False)
+    return keras.Model(inputs, top(features), name=model_name)
+
+
+def disagreement(
+    model: keras.Model, images: NDArray[np.uint8], features: NDArray[Any], top: keras.Model
+) -> float:
+    """Return the largest difference between a model's probabilities and its top's from the cache.
+
+    Args:
+        model: from `end_to_end`.
+        images: (n, h, w, 3), a few.
+        features: (n, …), of the same images, from the cache.
+        top: what the model has on its frozen part.
+    """
+    whole = model.predict(images, verbose=0)
+    cached = top.predict(features, verbose=0)
+    return float(np.abs(whole - cached).max())
