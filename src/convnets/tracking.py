@@ -1,0 +1,187 @@
+"""One MLflow run for each executed stage; a tracking server that fails never costs a training."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from convnets.console import say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXPERIMENT = "convnets"
+
+
+class Run:
+    """An MLflow run that may turn deaf: after a failed call the rest are skipped, and said so."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.live = True
+
+    def attempt(self, call: Callable[[], Any]) -> Any:
+        """Do something with MLflow; a failure is told once and never raised."""
+        if not self.live:
+            return None
+        try:
+            return call()
+        except Exception as error:  # whatever the store or the network throws
+            self.live = False
+            reason = " ".join(str(error).split())[:200]
+            say(f"warning: MLflow is left out of the rest of {self.stage} ({reason})")
+            return None
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        """Log numbers, of an epoch if `step` is given."""
+        import mlflow
+
+        self.attempt(lambda: mlflow.log_metrics(values, step=step))
+
+    def figure(self, figure: "Figure", name: str) -> None:
+        """Log a figure as the artifact `name`, and close it."""
+        import mlflow
+        from matplotlib import pyplot as plt
+
+        self.attempt(lambda: mlflow.log_figure(figure, name))
+        plt.close(figure)
+
+    def artifact(self, path: Path) -> None:
+        """Log a file or a folder."""
+        import mlflow
+
+        log = mlflow.log_artifacts if path.is_dir() else mlflow.log_artifact
+        self.attempt(lambda: log(str(path), path.name if path.is_dir() else None))
+
+    def dataset(self, path: Path, context: str) -> None:
+        """Name a file as a dataset that the run reads, with the hash that DVC knows it by."""
+        import mlflow
+        from mlflow.data.filesystem_dataset_source import FileSystemDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.data.sources import LocalArtifactDatasetSource
+
+        def log() -> None:
+            source: FileSystemDatasetSource = LocalArtifactDatasetSource(path.as_posix())
+            name = path.with_suffix("").as_posix()
+            mlflow.log_input(MetaDataset(source, name, _md5(path)[:32]), context=context)
+
+        self.attempt(log)
+
+    def model(self, model: Any, example: Any) -> str | None:
+        """Log a Keras model with its signature and an input example.
+
+        Args:
+            model: takes pixels.
+            example: (n, h, w, c) pixels, uint8.
+
+        Returns:
+            The model's URI, or None if it could not be logged.
+        """
+        import mlflow
+
+        def log() -> str:
+            inputs = example.astype("float32")
+            signature = mlflow.models.infer_signature(inputs, model.predict(inputs, verbose=0))
+            info = mlflow.keras.log_model(
+                model,
+                name="model",
+                signature=signature,
+                # Inferring them would start a process that loads the model once more.
+                pip_requirements=mlflow.keras.get_default_pip_requirements() + ["tensorflow"],
+            )
+            return str(info.model_uri)
+
+        uri: str | None = self.attempt(log)
+        return uri
+
+
+@contextmanager
+def run(stage: str, item: str | None = None) -> Iterator[Run]:
+    """Record a stage as an MLflow run, with the params and deps that `dvc.yaml` declares for it.
+
+    The store is `MLFLOW_TRACKING_URI`, or else the SQLite file of the main checkout, also when
+    DVC runs the stage in a temporary directory: it names the checkout in `DVC_ROOT`.
+
+    Args:
+        stage: its name in `dvc.yaml`.
+        item: of a matrix stage.
+    """
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    name = f"{stage}@{item}" if item else stage
+    recorder = Run(name)
+    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+    def start() -> None:
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}?timeout=60")
+        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+            local = mlflow.get_tracking_uri().startswith("sqlite:")
+            mlflow.create_experiment(EXPERIMENT, (root / "mlruns").as_uri() if local else None)
+        mlflow.set_experiment(EXPERIMENT)
+        experiment = os.environ.get("DVC_EXP_NAME") or "workspace"
+        tags = {"stage": name, "dvc_exp_name": experiment, "deps_hash": deps_hash(stage)}
+        mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True)
+        mlflow.log_params(declared_params(stage))
+
+    recorder.attempt(start)
+    status = "FAILED"
+    try:
+        yield recorder
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if mlflow.active_run() is not None:
+            recorder.live = True
+            recorder.attempt(lambda: mlflow.end_run(status))
+
+
+def declared_params(stage: str) -> dict[str, Any]:
+    """Return the values of `params.yaml` that `dvc.yaml` declares for a stage, by dotted key."""
+    values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = {}
+    for key in _stage(stage).get("params", []):
+        value = values
+        for part in key.split("."):
+            value = value[part]
+        if isinstance(value, dict):
+            found |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            found[key] = value
+    return found
+
+
+def deps_hash(stage: str) -> str:
+    """Return a hash over what a stage depends on: its code, data and params."""
+    digest = hashlib.sha256(repr(sorted(declared_params(stage).items())).encode())
+    for dep in _stage(stage).get("deps", []):
+        digest.update(f"{dep} {_md5(Path(dep))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _stage(stage: str) -> dict[str, Any]:
+    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    found: dict[str, Any] = stages[stage]
+    return found
+
+
+def _md5(path: Path) -> str:
+    """Return DVC's hash of a stage's out, from `dvc.lock`, or else the file's own."""
+    lock = Path("dvc.lock")
+    if lock.exists():
+        stages = yaml.safe_load(lock.read_text(encoding="utf-8")).get("stages", {})
+        for stage in stages.values():
+            for out in stage.get("outs", []):
+                if out["path"] == path.as_posix() and "md5" in out:
+                    return str(out["md5"])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

@@ -1,0 +1,137 @@
+"""The one loop that trains every model: the book's `fit`, best checkpoint by validation loss."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import pandas as pd
+from keras.callbacks import Callback
+from rich.console import Console
+
+from convnets import batches, models, precision
+from convnets.batches import Augment, Examples
+from convnets.console import InputError, say
+from convnets.tracking import Run
+
+
+class Settings(NamedTuple):
+    """How a model is trained."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    seed: int
+    policy: str  # Keras's dtype policy of the layers while they train
+
+
+class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
+    """After each epoch: its row, its line, MLflow's step, and the best weights so far."""
+
+    def __init__(self, run: Run, epochs: int) -> None:
+        super().__init__()
+        self.run, self.epochs = run, epochs
+        self.rows: list[dict[str, float]] = []
+        self.best: list[Any] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        row = {name: float(value) for name, value in (logs or {}).items()}
+        if any(value != value for value in row.values()):
+            raise InputError(
+                f"{self.run.stage}: the loss is not a number in epoch {epoch + 1}; lower the "
+                "learning rate"
+            )
+        if row["val_loss"] < min((past["val_loss"] for past in self.rows), default=float("inf")):
+            self.best = self.model.get_weights()
+        self.rows.append(row)
+        self.run.metrics(row, step=epoch + 1)
+        values = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
+        say(f"epoch {epoch + 1}/{self.epochs}  {values}")
+
+
+def fit(
+    build: Callable[[], keras.Model],
+    train: Examples,
+    validation: Examples,
+    settings: Settings,
+    run: Run,
+    metrics: Path,
+    augmentation: Augment | None = None,
+) -> keras.Model:
+    """Train a model and return it with the weights of its best epoch by validation loss.
+
+    Writes `metrics` with the best epoch's numbers and, beside it, a `.csv` with a row an epoch.
+
+    Args:
+        build: makes the model; called twice, since the one that trains may compute in bfloat16
+            and the one returned is float32 throughout.
+        train: what to learn from.
+        validation: what chooses the epoch.
+        settings: see `Settings`.
+        run: gets a metric step an epoch and the curves.
+        metrics: a `.json` file.
+        augmentation: of the training inputs, if they are images.
+
+    Raises:
+        InputError: the loss became NaN.
+    """
+    keras.utils.set_random_seed(settings.seed)
+    precision.use(settings.policy)
+    model = build()
+    precision.use("float32")
+    binary = model.output_shape[-1] == 1
+    model.compile(
+        optimizer=keras.optimizers.get(
+            {
+                "class_name": settings.optimizer,
+                "config": {"learning_rate": settings.learning_rate},
+            }
+        ),
+        loss="binary_crossentropy" if binary else "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    epochs = _Epochs(run, settings.epochs)
+    model.fit(
+        batches.training(
+            train, settings.batch_size, settings.epochs, settings.seed, augmentation
+        ),
+        steps_per_epoch=batches.steps(train, settings.batch_size),
+        epochs=settings.epochs,
+        validation_data=batches.in_order(validation, settings.batch_size),
+        callbacks=[epochs],
+        verbose=1 if Console().is_terminal else 0,
+    )
+    finished = build()
+    finished.set_weights(epochs.best)
+    _record(epochs.rows, run, metrics)
+    return finished
+
+
+def publish(model: keras.Model, path: Path, run: Run, example: Any) -> None:
+    """Save a model as its stage's out, and log it to MLflow.
+
+    Args:
+        model: takes pixels.
+        path: a `.keras` file.
+        run: gets the model with its signature.
+        example: (n, h, w, c) pixels, uint8, a few.
+    """
+    models.save(model, path)
+    run.model(model, example)
+    say(f"{path}: {model.count_params():,} parameters")
+
+
+def _record(rows: list[dict[str, float]], run: Run, metrics: Path) -> None:
+    history = pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
+    best = int(history["val_loss"].idxmin())
+    summary = {"epochs": len(history), "best_epoch": best} | history.loc[best].to_dict()
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    history.to_csv(metrics.with_suffix(".csv"))
+    metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    run.metrics({f"best_{name}": float(history.loc[best, name]) for name in history})
+    for name in ("loss", "accuracy"):
+        axes = history[[name, f"val_{name}"]].plot(title=f"{run.stage}: {name}", marker=".")
+        axes.axvline(best, linestyle=":", color="grey")
+        run.figure(axes.figure, f"curves/{name}.png")

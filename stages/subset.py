@@ -1,0 +1,24 @@
+"""Choose the training, validation and test images, and decode each once."""
+
+import json
+from pathlib import Path
+
+from convnets import console, params, subset, tracking
+
+
+def main() -> None:
+    p = params.load()
+    counts = {split: getattr(p.subset, split) for split in subset.SPLITS}
+    out = Path("data/images")
+    with tracking.run("subset") as run:
+        run.dataset(Path("data/images.zip"), "source")
+        summary = subset.write(
+            Path("data/images.zip"), out, counts, p.image_size, p.seed, p.subset.max_rejected
+        )
+        Path("metrics/subset.json").write_text(json.dumps(summary, indent=2) + "\n")
+        run.artifact(Path("metrics/subset.json"))
+    console.say(f"{out}: {summary}")
+
+
+if __name__ == "__main__":
+    console.run(main)
