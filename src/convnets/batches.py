@@ -1,12 +1,15 @@
 """Arrays into batches: a stream whose every epoch is a function of the seed and the epoch alone."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from convnets import npy
 from convnets.augmentation import augment
 
 
@@ -22,7 +25,29 @@ class Examples(NamedTuple):
 
     inputs: NDArray[Any]
     labels: NDArray[np.integer[Any]]
+    source: Path  # the file that the inputs are in
     views: int = 1
+
+
+IMAGES = Path("data/images")
+
+
+def load(inputs: Path, split: str, views: int = 1) -> Examples:
+    """Memory-map a split's images or features, with the labels of the split.
+
+    Args:
+        inputs: a `.npy` file.
+        split: train, validation or test.
+        views: rows of `inputs` to each example.
+    """
+    table = pd.read_csv(IMAGES / f"{split}.csv")
+    return Examples(npy.read(inputs), table["label"].to_numpy(), inputs, views)
+
+
+def class_names() -> list[str]:
+    """Return the names of the classes, in the order of their labels."""
+    table = pd.read_csv(IMAGES / "train.csv").drop_duplicates("label").sort_values("label")
+    return [str(name) for name in table["class"]]
 
 
 def training(
@@ -86,9 +111,8 @@ def in_order(examples: Examples, batch_size: int) -> tf.data.Dataset:
         tf.TensorSpec((None,), examples.labels.dtype),
     )
     stream = tf.data.Dataset.from_generator(generate, output_signature=signature)
-    return stream.apply(tf.data.experimental.assert_cardinality(steps(examples, batch_size))).prefetch(
-        tf.data.AUTOTUNE
-    )
+    whole = tf.data.experimental.assert_cardinality(steps(examples, batch_size))
+    return stream.apply(whole).prefetch(tf.data.AUTOTUNE)
 
 
 def steps(examples: Examples, batch_size: int) -> int:

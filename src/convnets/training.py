@@ -13,6 +13,7 @@ from rich.console import Console
 from convnets import batches, models, precision
 from convnets.batches import Augment, Examples
 from convnets.console import InputError, say
+from convnets.params import Training
 from convnets.tracking import Run
 
 
@@ -25,6 +26,25 @@ class Settings(NamedTuple):
     learning_rate: float
     seed: int
     policy: str  # Keras's dtype policy of the layers while they train
+
+
+def settings(stage: Training, epochs: int | None, seed: int, numbers: str) -> Settings:
+    """Put a stage's settings together.
+
+    Args:
+        stage: the stage's own section of the params.
+        epochs: overrides the stage's own number, if given.
+        seed: of the weights, the order, dropout and augmentation.
+        numbers: the `precision` param.
+    """
+    return Settings(
+        epochs or stage.epochs,
+        stage.batch_size,
+        stage.optimizer,
+        stage.learning_rate,
+        seed,
+        precision.policy(numbers),
+    )
 
 
 class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
@@ -55,7 +75,7 @@ def fit(
     build: Callable[[], keras.Model],
     train: Examples,
     validation: Examples,
-    settings: Settings,
+    how: Settings,
     run: Run,
     metrics: Path,
     augmentation: Augment | None = None,
@@ -69,7 +89,7 @@ def fit(
             and the one returned is float32 throughout.
         train: what to learn from.
         validation: what chooses the epoch.
-        settings: see `Settings`.
+        how: see `Settings`.
         run: gets a metric step an epoch and the curves.
         metrics: a `.json` file.
         augmentation: of the training inputs, if they are images.
@@ -77,29 +97,31 @@ def fit(
     Raises:
         InputError: the loss became NaN.
     """
-    keras.utils.set_random_seed(settings.seed)
-    precision.use(settings.policy)
+    run.dataset(train.source, "train")
+    run.dataset(validation.source, "validation")
+    keras.utils.set_random_seed(how.seed)
+    precision.use(how.policy)
     model = build()
     precision.use("float32")
     binary = model.output_shape[-1] == 1
     model.compile(
         optimizer=keras.optimizers.get(
             {
-                "class_name": settings.optimizer,
-                "config": {"learning_rate": settings.learning_rate},
+                "class_name": how.optimizer,
+                "config": {"learning_rate": how.learning_rate},
             }
         ),
         loss="binary_crossentropy" if binary else "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    epochs = _Epochs(run, settings.epochs)
+    epochs = _Epochs(run, how.epochs)
     model.fit(
         batches.training(
-            train, settings.batch_size, settings.epochs, settings.seed, augmentation
+            train, how.batch_size, how.epochs, how.seed, augmentation
         ),
-        steps_per_epoch=batches.steps(train, settings.batch_size),
-        epochs=settings.epochs,
-        validation_data=batches.in_order(validation, settings.batch_size),
+        steps_per_epoch=batches.steps(train, how.batch_size),
+        epochs=how.epochs,
+        validation_data=batches.in_order(validation, how.batch_size),
         callbacks=[epochs],
         verbose=1 if Console().is_terminal else 0,
     )

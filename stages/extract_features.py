@@ -1,0 +1,29 @@
+"""Run the frozen backbone once over all images; keep its features, and those at the cut."""
+
+from pathlib import Path
+
+from convnets import backbone, console, features, npy, params, precision, tracking
+
+
+def main() -> None:
+    p = params.load()
+    out = Path("data/features")
+    with tracking.run("extract_features") as run:
+        precision.use(precision.policy(p.precision))
+        base = backbone.build(p.backbone.name, p.image_size, Path("data/backbone.weights.h5"))
+        parts = backbone.split(base, p.backbone.fine_tune_layers)
+        extract = features.extractor(p.backbone.name, *parts)
+        for split in ("train", "validation", "test"):
+            images = Path(f"data/images/{split}.npy")
+            run.dataset(images, split)
+            outs = [out / f"{split}_cut.npy", out / f"{split}.npy"]
+            if split == "train":  # nothing reads its cut: fine_tune learns from augmented views
+                whole = features.extractor(p.backbone.name, base)
+                features.write(whole, npy.read(images), outs[1:], f"extract {split}")
+            else:
+                features.write(extract, npy.read(images), outs, f"extract {split}")
+    console.say(f"{out}: {npy.read(out / 'train.npy').shape[1:]} for each image")
+
+
+if __name__ == "__main__":
+    console.run(main)
