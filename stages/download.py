@@ -26,12 +26,12 @@ def main() -> None:
                 case "kaggle":
                     sources.download_from_kaggle(unfinished)
             with archive.open_images(unfinished) as (_, images):
-                summary = {"images": len(images), "bytes": unfinished.stat().st_size}
+                summary = {"source": p.data.source, "images": len(images), "bytes": unfinished.stat().st_size}
             os.replace(unfinished, out)
         finally:
             unfinished.unlink(missing_ok=True)
         Path("metrics/download.json").write_text(json.dumps(summary, indent=2) + "\n")
-        run.metrics(summary)
+        run.artifact(Path("metrics/download.json"))
     console.say(f"{out}: {summary['images']:,} images")
 
 

@@ -99,6 +99,27 @@ class Run:
         uri: str | None = self.attempt(log)
         return uri
 
+    def register(self, model: Any, example: Any, chosen: str) -> None:
+        """Log the champion and register it under the alias `champion`.
+
+        Args:
+            model: takes pixels.
+            example: (n, h, w, c) pixels, uint8.
+            chosen: the stage that trained it.
+        """
+        import mlflow
+
+        uri = self.model(model, example)
+
+        def register() -> None:
+            client = mlflow.MlflowClient()
+            version = mlflow.register_model(uri, EXPERIMENT).version
+            why = f"{chosen}: the best validation accuracy of the pipeline's models"
+            client.update_model_version(EXPERIMENT, version, why)
+            client.set_registered_model_alias(EXPERIMENT, "champion", version)
+
+        self.attempt(register)
+
 
 @contextmanager
 def run(stage: str, item: str | None = None) -> Iterator[Run]:
