@@ -1,6 +1,5 @@
 """What a person sees of a stage: one-line errors, progress, no framework noise."""
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -13,11 +12,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-
-# TensorFlow reads these when it is first imported, which is after this module.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
 
 T = TypeVar("T")
 

@@ -31,8 +31,8 @@ def draw(label: str, index: int, seed: int) -> Image.Image:
     width, height = (int(side) for side in rng.integers(110, 151, 2))
     image = _background(rng, width, height)
     animal, mask = _animal(rng, label, 128)
-    side = int(min(width, height) * rng.uniform(0.45, 0.95))
-    angle = float(rng.uniform(-30, 30))
+    side = int(min(width, height) * rng.uniform(0.6, 1.0))
+    angle = float(rng.uniform(-20, 20))
     layers = [layer.resize((side, side)).rotate(angle, expand=True) for layer in (animal, mask)]
     if rng.random() < 0.5:
         layers = [layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for layer in layers]
@@ -41,7 +41,7 @@ def draw(label: str, index: int, seed: int) -> Image.Image:
     image.paste(layers[0], (corner[0], corner[1]), layers[1])
     pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.2))), np.float32)
     pixels = (pixels - 128) * rng.uniform(0.5, 1.1) + 128 + rng.uniform(-40, 40)
-    pixels += rng.normal(0, rng.uniform(4, 26), pixels.shape)
+    pixels += rng.normal(0, rng.uniform(2, 18), pixels.shape)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -71,7 +71,7 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Image.Imag
     gradient = (ends[0] * (1 - steps) + ends[1] * steps) * np.ones((1, width, 1))
     image = Image.fromarray(gradient.astype(np.uint8))
     pen = ImageDraw.Draw(image)
-    for _ in range(rng.integers(3, 12)):
+    for _ in range(rng.integers(2, 8)):
         x, y = rng.uniform(0, width), rng.uniform(0, height)
         size, colour = rng.uniform(4, 40), _colour(rng)
         kind = rng.integers(3)
