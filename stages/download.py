@@ -1,7 +1,6 @@
 """Get the images as one archive: drawn, from Kaggle, from a local zip or from a folder."""
 
 import json
-import os
 from pathlib import Path
 
 from convnets import archive, console, params, sources, tracking
@@ -26,8 +25,12 @@ def main() -> None:
                 case "kaggle":
                     sources.download_from_kaggle(unfinished)
             with archive.open_images(unfinished) as (_, images):
-                summary = {"source": p.data.source, "images": len(images), "bytes": unfinished.stat().st_size}
-            os.replace(unfinished, out)
+                summary = {
+                    "source": p.data.source,
+                    "images": len(images),
+                    "bytes": unfinished.stat().st_size,
+                }
+            unfinished.replace(out)
         finally:
             unfinished.unlink(missing_ok=True)
         Path("metrics/download.json").write_text(json.dumps(summary, indent=2) + "\n")

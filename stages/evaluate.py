@@ -71,13 +71,13 @@ def main() -> None:
         run.figure(figure, "comparison.png")
         for name in INPUTS:
             guesses = predictions[name].argmax(axis=1)
-            run.figure(
-                figures.confusion(labels, guesses, names, name), f"confusion/{name}.png"
-            )
+            run.figure(figures.confusion(labels, guesses, names, name), f"confusion/{name}.png")
         images = np.load("data/images/test.npy", mmap_mode="r", allow_pickle=False)
         sure = np.where(predicted == labels, 0, probabilities.max(axis=1))
         worst = [row for row in np.argsort(-sure)[:15] if sure[row] > 0]
-        titles = [f"{names[predicted[row]]} {sure[row]:.0%}, is {names[labels[row]]}" for row in worst]
+        titles = [
+            f"{names[predicted[row]]} {sure[row]:.0%}, is {names[labels[row]]}" for row in worst
+        ]
         run.figure(figures.gallery(images[worst], titles), "most_confident_mistakes.png")
 
         first = np.load("data/images/train.npy", mmap_mode="r", allow_pickle=False)[:1]

@@ -21,7 +21,9 @@ def main() -> None:
             Path("metrics/train_augmented_head.json"),
         )
         base = backbone.build(p.backbone.name, p.image_size, Path("data/backbone.weights.h5"))
-        model = features.end_to_end(p.backbone.name, p.image_size, base, head, "train_augmented_head")
+        model = features.end_to_end(
+            p.backbone.name, p.image_size, base, head, "train_augmented_head"
+        )
         images, cached = npy.read("data/images/validation.npy")[:16], validation.inputs[:16]
         run.metrics({"cache_disagreement": features.disagreement(model, images, cached, head)})
         training.publish(model, Path("models/train_augmented_head.keras"), run, images[:2])

@@ -1,4 +1,4 @@
-"""Train the chapter's first convnet on digits, with or without max pooling (listings 8.1 to 8.5)."""
+"""Train the first convnet on digits, with or without max pooling (listings 8.1 to 8.5)."""
 
 import sys
 from pathlib import Path

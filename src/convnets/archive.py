@@ -16,14 +16,14 @@ MAX_MEMBER_BYTES = 64 * 2**20  # no photograph is larger
 MAX_NESTED_BYTES = 16 * 2**30
 MAX_RATIO = 200  # of unpacked to packed bytes; deflate's own limit is about 1,000
 
-_KAGGLE_NAME = re.compile(r"(?P<label>[^.]+)\.(?P<index>\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+_KAGGLE_NAME = re.compile(r"(?P<label>[^.]+)\.(?P<number>\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 
 
 class Image(NamedTuple):
     """One labelled image of an archive."""
 
     label: str
-    index: int | None  # Kaggle's number, None in a <class>/ layout
+    number: int | None  # Kaggle's number, None in a <class>/ layout
     member: str
 
 
@@ -91,7 +91,7 @@ def _images(archive: zipfile.ZipFile, path: Path) -> list[Image]:
         if name.suffix.lower() not in IMAGE_SUFFIXES or name.name.startswith("._"):
             continue
         if match := _KAGGLE_NAME.fullmatch(name.name):
-            numbered.append(Image(match["label"], int(match["index"]), member))
+            numbered.append(Image(match["label"], int(match["number"]), member))
         elif len(name.parts) > 1:
             foldered.append(Image(name.parent.name, None, member))
     if not numbered and not foldered:
@@ -99,5 +99,5 @@ def _images(archive: zipfile.ZipFile, path: Path) -> list[Image]:
             f"{path}: no images found; expected train.zip, <class>.<number>.jpg or <class>/*.jpg"
         )
     if numbered:
-        return sorted(numbered, key=lambda image: (image.label, image.index or 0))
+        return sorted(numbered, key=lambda image: (image.label, image.number or 0))
     return sorted(foldered, key=lambda image: image.member)

@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ def write_weights(name: str, size: int, weights: str, seed: int, out: Path) -> N
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f"part.{out.name}")
     base.save_weights(unfinished)
-    os.replace(unfinished, out)
+    unfinished.replace(out)
 
 
 def preprocess(name: str, pixels: Any) -> Any:

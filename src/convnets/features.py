@@ -30,7 +30,7 @@ def extractor(name: str, *parts: keras.Model) -> Any:
         A function of (n, h, w, 3) pixels to a list of float32 arrays, one for each part.
     """
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]  # TensorFlow has no types
     def extract(pixels: tf.Tensor) -> list[tf.Tensor]:
         outputs = []
         x = preprocess(name, tf.cast(pixels, tf.float32))
@@ -51,8 +51,14 @@ def write(extract: Any, images: NDArray[np.uint8], outs: list[Path], what: str) 
         outs: the file for each part.
         what: the work's name, for showing progress.
     """
-    _stream((images[start : start + BATCH] for start in range(0, len(images), BATCH)),
-            -(-len(images) // BATCH), extract, outs, "float32", what)
+    _stream(
+        (images[start : start + BATCH] for start in range(0, len(images), BATCH)),
+        -(-len(images) // BATCH),
+        extract,
+        outs,
+        "float32",
+        what,
+    )
 
 
 def write_views(

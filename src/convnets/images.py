@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG")
 
@@ -37,11 +37,9 @@ def decode(content: bytes, size: int) -> NDArray[np.uint8]:
                 image.draft("RGB", (2 * size, 2 * size))
                 upright = ImageOps.exif_transpose(_rgb(image))
                 square = upright.resize((size, size), Image.Resampling.BILINEAR)
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("far too many pixels") from error
-    except Image.DecompressionBombWarning as error:
-        raise ImageError("far too many pixels") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError("no JPEG or PNG") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError(str(error) or "cannot be decoded") from error

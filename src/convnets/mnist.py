@@ -1,6 +1,5 @@
 """Handwritten digits: MNIST, or scikit-learn's small set where there is no network."""
 
-import os
 import zipfile
 from pathlib import Path
 
@@ -39,8 +38,8 @@ def write(source: str, path: Path, seed: int, out: Path) -> None:
         arrays = _read(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f"part.{out.name}")
-    np.savez(unfinished, **arrays)
-    os.replace(unfinished, out)
+    np.savez(unfinished, allow_pickle=False, **arrays)
+    unfinished.replace(out)
 
 
 def load(path: Path, split: str) -> Examples:
@@ -85,7 +84,10 @@ def _digits(seed: int) -> dict[str, np.ndarray]:
     digits = load_digits()
     small = (digits.images * (255 / 16)).astype(np.uint8)
     images = np.stack(
-        [np.asarray(Image.fromarray(image).resize((28, 28), Image.Resampling.BICUBIC)) for image in small]
+        [
+            np.asarray(Image.fromarray(image).resize((28, 28), Image.Resampling.BICUBIC))
+            for image in small
+        ]
     )
     x_train, x_test, y_train, y_test = train_test_split(
         images, digits.target, test_size=1 / 6, random_state=seed, stratify=digits.target

@@ -1,7 +1,6 @@
 """The book's architectures, and models as files: safe to load, the same bytes every time."""
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
@@ -90,7 +89,7 @@ def save(model: keras.Model, path: Path) -> None:
                     del metadata["date_saved"]
                     content = json.dumps(metadata).encode()
                 target.writestr(zipfile.ZipInfo(name), content)
-        os.replace(repacked, path)
+        repacked.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
         repacked.unlink(missing_ok=True)

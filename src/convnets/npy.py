@@ -1,6 +1,5 @@
 """NumPy files written in a stream and read through memory maps."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +61,7 @@ def writer(path: Path, row_shape: tuple[int, ...], dtype: DTypeLike) -> Iterator
             out = Writer(file, row_shape, dtype)
             yield out
             out.write_header()
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 

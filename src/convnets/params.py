@@ -111,7 +111,7 @@ class Params(Section):
     epochs: Count | None
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)]
     precision: Literal["auto", "float32", "bfloat16"]
-    image_size: Annotated[int, Field(ge=32, le=1024, strict=True)]
+    image_size: Annotated[int, Field(ge=78, le=1024, strict=True)]  # the convnet pools four times
     data: Data
     subset: Subset
     backbone: Backbone

@@ -78,36 +78,38 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Image.Imag
         if kind == 0:
             pen.ellipse(_box(x, y, size, size * rng.uniform(0.4, 1)), colour)
         elif kind == 1:
-            pen.polygon([(x + float(d), y + float(e)) for d, e in rng.normal(0, size, (3, 2))], colour)
+            pen.polygon(
+                [(x + float(d), y + float(e)) for d, e in rng.normal(0, size, (3, 2))], colour
+            )
         else:
             pen.line([(x, y), tuple(rng.uniform(0, height, 2))], colour, int(rng.integers(1, 6)))
     return image
 
 
-def _animal(
-    rng: np.random.Generator, label: str, side: int
-) -> tuple[Image.Image, Image.Image]:
+def _animal(rng: np.random.Generator, label: str, side: int) -> tuple[Image.Image, Image.Image]:
     """Return a square RGB picture of the animal and the mask of what it covers."""
     image, mask = Image.new("RGB", (side, side)), Image.new("L", (side, side))
-    pens = [(ImageDraw.Draw(image), lambda c: c), (ImageDraw.Draw(mask), lambda _: 255)]
+    pen, mask_pen = ImageDraw.Draw(image), ImageDraw.Draw(mask)
     fur = rng.integers(20, 236, 3)
     dark = tuple(int(c) for c in fur * rng.uniform(0.45, 0.8))
     light = tuple(int(c) for c in 255 - (255 - fur) * rng.uniform(0.3, 0.8))
     coat = tuple(int(c) for c in fur)
 
     def ellipse(x: float, y: float, rx: float, ry: float, colour: tuple[int, ...]) -> None:
-        for pen, shade in pens:
-            pen.ellipse(_box(x, y, rx, ry), shade(colour))
+        pen.ellipse(_box(x, y, rx, ry), colour)
+        mask_pen.ellipse(_box(x, y, rx, ry), 255)
 
     def polygon(points: list[Point], colour: tuple[int, ...]) -> None:
-        for pen, shade in pens:
-            pen.polygon(points, shade(colour))
+        pen.polygon(points, colour)
+        mask_pen.polygon(points, 255)
 
     def line(points: list[Point], colour: tuple[int, ...], width: int) -> None:
-        for pen, shade in pens:
-            pen.line(points, shade(colour), width, joint="curve")
+        pen.line(points, colour, width, joint="curve")
+        mask_pen.line(points, 255, width, joint="curve")
 
-    jitter = lambda scale=3.0: float(rng.normal(0, scale))  # noqa: E731 - a name for a short draw
+    def jitter(scale: float = 3.0) -> float:
+        return float(rng.normal(0, scale))
+
     cat = label == "cat"
     hx, hy = 50 + jitter(4), 46 + jitter(3)  # the head's centre
     r = 25 * rng.uniform(0.85, 1.15)
@@ -115,10 +117,10 @@ def _animal(
     tail: list[Point] = [(94, 96), (110, 84 + bend), (112 + bend / 2, 62), (104 + bend, 46)]
     line(tail, coat, int(rng.integers(4, 8) if cat else rng.integers(7, 13)))
     ellipse(76 + jitter(), 90 + jitter(2), 33 * rng.uniform(0.85, 1.1), 21, coat)
-    for x in (56, 68, 86, 98):
+    for x in (56.0, 68.0, 86.0, 98.0):
         polygon([(x, 96), (x + 9, 96), (x + 8 + jitter(1), 122), (x + 1, 122)], dark)
     if rng.random() < 0.5:  # stripes or spots, on either animal
-        for x in (66, 76, 86):
+        for x in (66.0, 76.0, 86.0):
             ellipse(x + jitter(), 86 + jitter(4), rng.uniform(2, 5), rng.uniform(3, 11), dark)
     spread = rng.uniform(0.55, 0.8)
     for sign in (-1, 1):
@@ -141,7 +143,10 @@ def _animal(
         ellipse(x, y, 1.5 if cat else 3, 4 if cat else 3, (20, 20, 20))
         if cat and rng.random() < 0.8:
             for turn in (-0.2, 0.05, 0.3):
-                end = (hx + sign * r * 1.35 * math.cos(turn), hy + r * 0.4 + r * 1.3 * math.sin(turn))
+                end = (
+                    hx + sign * r * 1.35 * math.cos(turn),
+                    hy + r * 0.4 + r * 1.3 * math.sin(turn),
+                )
                 line([(hx + sign * 6, hy + r * 0.42), end], (240, 240, 240), 1)
     return image, mask
 

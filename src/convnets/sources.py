@@ -1,6 +1,5 @@
 """Getting the images, from wherever they are, as one archive."""
 
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -81,5 +80,5 @@ def download_from_kaggle(out: Path) -> None:
             f"{COMPETITION}.zip: no connection to Kaggle ({type(error).__name__}); run again, or "
             "use data.source=archive with a copy of the file"
         ) from error
-    os.replace(folder / f"{COMPETITION}.zip", out)
+    (folder / f"{COMPETITION}.zip").replace(out)
     shutil.rmtree(folder)

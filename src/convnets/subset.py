@@ -50,15 +50,15 @@ def choose(
 def _ordered(candidates: list[archive.Image], seed: int, needed: int) -> list[archive.Image]:
     """Return at least `needed` images of one class in the order in which splits take them."""
     label = candidates[0].label
-    if candidates[0].index is not None:
-        by_index = {image.index: image for image in candidates}
-        missing = [index for index in range(needed) if index not in by_index]
+    if candidates[0].number is not None:
+        by_number = {image.number: image for image in candidates}
+        missing = [number for number in range(needed) if number not in by_number]
         if missing:
             raise InputError(
                 f"class {label!r}: no image number {missing[0]} ({len(missing)} of {needed} "
                 "missing); lower the counts of subset or use the whole archive"
             )
-        return [by_index[index] for index in range(needed)]
+        return [by_number[number] for number in range(needed)]
     if len(candidates) < needed:
         raise InputError(
             f"class {label!r} has {len(candidates)} images, subset asks for {needed} "

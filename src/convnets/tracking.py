@@ -61,14 +61,15 @@ class Run:
     def dataset(self, path: Path, context: str) -> None:
         """Name a file as a dataset that the run reads, with the hash that DVC knows it by."""
         import mlflow
-        from mlflow.data.filesystem_dataset_source import FileSystemDatasetSource
+        from mlflow.data.dataset_source_registry import resolve_dataset_source
         from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.data.sources import LocalArtifactDatasetSource
 
         def log() -> None:
-            source: FileSystemDatasetSource = LocalArtifactDatasetSource(path.as_posix())
+            source = resolve_dataset_source(path.as_posix())
             name = path.with_suffix("").as_posix()
-            mlflow.log_input(MetaDataset(source, name, _md5(path)[:32]), context=context)
+            # MLflow's own class leaves `profile` abstract by its types alone.
+            dataset = MetaDataset(source, name, _md5(path)[:32])  # type: ignore[abstract]
+            mlflow.log_input(dataset, context=context)
 
         self.attempt(log)
 
@@ -92,7 +93,7 @@ class Run:
                 name="model",
                 signature=signature,
                 # Inferring them would start a process that loads the model once more.
-                pip_requirements=mlflow.keras.get_default_pip_requirements() + ["tensorflow"],
+                pip_requirements=[*mlflow.keras.get_default_pip_requirements(), "tensorflow"],
             )
             return str(info.model_uri)
 

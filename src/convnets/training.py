@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import pandas as pd
 from keras.callbacks import Callback
+from matplotlib import pyplot as plt
 from rich.console import Console
 
 from convnets import batches, models, precision
@@ -15,6 +16,8 @@ from convnets.batches import Augment, Examples
 from convnets.console import InputError, say
 from convnets.params import Training
 from convnets.tracking import Run
+
+plt.switch_backend("Agg")  # curves go into files, also where there is no screen
 
 
 class Settings(NamedTuple):
@@ -116,9 +119,7 @@ def fit(
     )
     epochs = _Epochs(run, how.epochs)
     model.fit(
-        batches.training(
-            train, how.batch_size, how.epochs, how.seed, augmentation
-        ),
+        batches.training(train, how.batch_size, how.epochs, how.seed, augmentation),
         steps_per_epoch=batches.steps(train, how.batch_size),
         epochs=how.epochs,
         validation_data=batches.in_order(validation, how.batch_size),
@@ -147,13 +148,14 @@ def publish(model: keras.Model, path: Path, run: Run, example: Any) -> None:
 
 def _record(rows: list[dict[str, float]], run: Run, metrics: Path) -> None:
     history = pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
-    best = int(history["val_loss"].idxmin())
-    summary = {"epochs": len(history), "best_epoch": best} | history.loc[best].to_dict()
+    best = int(history["val_loss"].to_numpy().argmin()) + 1
+    summary = {"epochs": len(rows), "best_epoch": best} | rows[best - 1]
     metrics.parent.mkdir(parents=True, exist_ok=True)
     history.to_csv(metrics.with_suffix(".csv"))
     metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    run.metrics({f"best_{name}": float(history.loc[best, name]) for name in history})
+    run.metrics({f"best_{name}": value for name, value in rows[best - 1].items()})
     for name in ("loss", "accuracy"):
-        axes = history[[name, f"val_{name}"]].plot(title=f"{run.stage}: {name}", marker=".")
+        figure, axes = plt.subplots(layout="constrained")
+        history[[name, f"val_{name}"]].plot(ax=axes, title=f"{run.stage}: {name}", marker=".")
         axes.axvline(best, linestyle=":", color="grey")
-        run.figure(axes.figure, f"curves/{name}.png")
+        run.figure(figure, f"curves/{name}.png")

@@ -1,0 +1,33 @@
+# `make repro`, `make test` and `make ui` need Python 3.11 to 3.13, git and a package registry.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test check ui lock clean
+
+repro: .venv/installed ## the pipeline, on the embedded sample unless params.yaml says otherwise
+	dvc repro
+
+test: .venv/installed check ## the gates, then all tests
+	pytest
+
+check: .venv/installed
+	ruff check
+	ruff format --check
+	mypy
+
+ui: .venv/installed ## the MLflow UI, on this machine only
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+lock: ## resolve pyproject.toml anew, for every platform; needs uv
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--group dev --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+clean: ## all that can be made again, but not the runs in mlflow.db
+	rm -rf .venv data models dvc_plots
