@@ -1,0 +1,84 @@
+"""The schema refuses unknown keys and impossible values, by name and with what would be right."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from convnets import params
+from convnets.console import InputError
+
+
+@pytest.fixture
+def write(root: Path, tmp_path: Path):
+    def write(changes: dict) -> Path:
+        values = yaml.safe_load((root / "params.yaml").read_text())
+        for key, value in changes.items():
+            section = values
+            *parents, last = key.split(".")
+            for parent in parents:
+                section = section[parent]
+            section[last] = value
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "presets/book.yaml"])
+def test_the_committed_files_are_valid(root, name):
+    assert params.load(root / name).epochs is None
+
+
+def test_the_preset_is_the_book(root):
+    book = params.load(root / "presets/book.yaml")
+    assert (book.subset.train, book.subset.validation, book.subset.test) == (1000, 500, 1000)
+    stages = ("train_scratch", "train_augmented", "train_feature_head", "train_augmented_head")
+    assert [getattr(book, stage).epochs for stage in stages] == [30, 100, 20, 50]
+    assert (book.fine_tune.epochs, book.fine_tune.learning_rate) == (30, 1e-5)
+    assert (book.train_mnist.epochs, book.train_mnist.batch_size) == (5, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"epoch": 3}, "epoch: unknown key; did you mean epochs?"),
+        ({"train_scratch.epocs": 3}, "train_scratch.epocs: unknown key; did you mean epochs?"),
+        ({"epochs": 0}, "epochs: input should be greater than or equal to 1"),
+        ({"epochs": 2.5}, "epochs: input should be a valid integer"),
+        ({"epochs": True}, "epochs: input should be a valid integer"),
+        ({"image_size": 32}, "image_size: input should be greater than or equal to 78"),
+        ({"data.source": "archiv"}, "data.source: input should be 'sample', 'kaggle', 'archive'"),
+        ({"data.source": "archive"}, "path must name the archive"),
+        ({"fine_tune.learning_rate": -1}, "fine_tune.learning_rate: input should be greater than 0"),
+        ({"fine_tune.learning_rate": float("nan")}, "fine_tune.learning_rate"),
+        ({"train_augmented.dropout": 1}, "train_augmented.dropout: input should be less than 1"),
+        ({"mnist": 5}, "mnist:"),
+    ],
+)
+def test_what_is_wrong_is_named(write, changes, expected):
+    with pytest.raises(InputError) as caught:
+        params.load(write(changes))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named(root, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text((root / "params.yaml").read_text().replace("seed: 1337\n", ""))
+    with pytest.raises(InputError, match="seed: field required; add it"):
+        params.load(path)
+
+
+def test_numbers_as_dvc_writes_them(write):
+    # YAML 1.1 takes 1e-05 for text.
+    assert params.load(write({"fine_tune.learning_rate": "1e-05"})).fine_tune.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize("content", ["a: [1", "", "- 1", "\udcff"])
+def test_what_is_no_params_file(tmp_path, content):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=r"params\.yaml"):
+        params.load(path)
