@@ -41,10 +41,10 @@ def params_read(script: str) -> set[str]:
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Name) and node.id == "p" and isinstance(node.ctx, ast.Load)):
             continue
-        chain = []
-        while isinstance(parents[node], ast.Attribute):
-            node = parents[node]
-            chain.append(node.attr)
+        chain, link = [], parents[node]
+        while isinstance(link, ast.Attribute):
+            chain.append(link.attr)
+            link = parents[link]
         assert chain, f"{script} passes all of the params on"
         found.add(".".join(chain))
     return found

@@ -51,7 +51,10 @@ def test_the_preset_is_the_book(root):
         ({"image_size": 32}, "image_size: input should be greater than or equal to 78"),
         ({"data.source": "archiv"}, "data.source: input should be 'sample', 'kaggle', 'archive'"),
         ({"data.source": "archive"}, "path must name the archive"),
-        ({"fine_tune.learning_rate": -1}, "fine_tune.learning_rate: input should be greater than 0"),
+        (
+            {"fine_tune.learning_rate": -1},
+            "fine_tune.learning_rate: input should be greater than 0",
+        ),
         ({"fine_tune.learning_rate": float("nan")}, "fine_tune.learning_rate"),
         ({"train_augmented.dropout": 1}, "train_augmented.dropout: input should be less than 1"),
         ({"mnist": 5}, "mnist:"),

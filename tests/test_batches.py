@@ -1,0 +1,145 @@
+"""Augmentation, batches and streamed files: what must always hold."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convnets import augmentation, batches, features, npy
+from convnets.batches import Augment, Examples
+from convnets.console import InputError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 31, 40, 3)).astype("float32")
+
+
+def transform(flip: float, angle: float, scale: float) -> np.ndarray:
+    count = len(IMAGES)
+    coefficients = augmentation.affine(
+        31, 40, *(tf.fill((count,), float(value)) for value in (flip, angle, scale))
+    )
+    return keras.ops.image.affine_transform(IMAGES, coefficients, fill_mode="reflect").numpy()
+
+
+def test_no_change_changes_nothing():
+    np.testing.assert_allclose(transform(1, 0, 1), IMAGES, atol=1e-3)
+
+
+def test_a_flip_mirrors():
+    np.testing.assert_allclose(transform(-1, 0, 1), IMAGES[:, :, ::-1], atol=1e-2)
+
+
+def test_a_half_turn_turns():
+    np.testing.assert_allclose(transform(1, np.pi, 1), IMAGES[:, ::-1, ::-1], atol=2e-1)
+
+
+@pytest.mark.parametrize("factor", [-0.2, 0.15])
+def test_zoom_and_rotation_are_those_of_keras(factor):
+    """The book's layers with a fixed factor do to the picture what ours does."""
+    smooth = tf.image.resize(IMAGES[:, ::8, ::8], (60, 60)).numpy()
+    fill = tf.fill((len(smooth),), 1.0)
+
+    def ours(angle: float, scale: float) -> np.ndarray:
+        coefficients = augmentation.affine(60, 60, fill, angle * fill, scale * fill)
+        return keras.ops.image.affine_transform(smooth, coefficients, fill_mode="reflect").numpy()
+
+    zoomed = keras.layers.RandomZoom((factor, factor))(smooth, training=True)
+    rotated = keras.layers.RandomRotation((factor, factor))(smooth, training=True)
+    inside = slice(12, -12)
+    for theirs, mine in ((zoomed, ours(0, 1 + factor)), (rotated, ours(2 * np.pi * factor, 1))):
+        np.testing.assert_allclose(
+            theirs.numpy()[:, inside, inside], mine[:, inside, inside], atol=0.1
+        )
+
+
+def test_the_draws_depend_on_the_seed_alone():
+    one, two, other = (
+        augmentation.augment(IMAGES, tf.constant(seed, tf.int64), 0.1, 0.2).numpy()
+        for seed in ([1, 2], [1, 2], [1, 3])
+    )
+    assert (one == two).all()
+    assert not (one == other).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 40), batch=st.integers(1, 17), views=st.integers(1, 4))
+def test_every_epoch_has_every_example_once_and_k_epochs_have_every_view(count, batch, views):
+    rows = np.arange(count * views, dtype="float32")[:, None]
+    examples = Examples(rows, np.arange(count), Path("unused"), views)
+    stream = list(batches.training(examples, batch, views, seed=3).as_numpy_iterator())
+    per_epoch = batches.steps(examples, batch)
+    assert len(stream) == views * per_epoch
+    seen = []
+    for epoch in range(views):
+        part = stream[epoch * per_epoch : (epoch + 1) * per_epoch]
+        inputs = np.concatenate([inputs for inputs, _ in part])[:, 0].astype(int)
+        labels = np.concatenate([labels for _, labels in part])
+        assert sorted(labels) == list(range(count))
+        assert (inputs // views == labels).all()
+        seen += list(inputs)
+    assert sorted(seen) == list(range(count * views))
+
+
+def test_augmented_batches_are_the_same_twice_and_differ_by_epoch():
+    examples = Examples(IMAGES.astype("uint8"), np.arange(6), Path("unused"))
+    runs = [
+        list(batches.training(examples, 6, 2, 5, Augment(0.1, 0.2)).as_numpy_iterator())
+        for _ in range(2)
+    ]
+    for (one, labels), (two, others) in zip(*runs, strict=True):
+        assert (one == two).all()
+        assert (labels == others).all()
+    first, second = ({label: x for x, label in zip(*epoch, strict=True)} for epoch in runs[0])
+    assert not (first[0] == second[0]).all()
+
+
+def test_in_order_is_in_order():
+    examples = Examples(np.arange(10.0)[:, None], np.arange(10), Path("unused"))
+    stream = batches.in_order(examples, 4)
+    assert len(stream) == 3
+    assert np.concatenate([labels for _, labels in stream.as_numpy_iterator()]).tolist() == list(
+        range(10)
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes=st.lists(st.integers(0, 1200), max_size=5))
+def test_a_streamed_file_is_what_numpy_would_have_saved(tmp_path_factory, sizes):
+    folder = tmp_path_factory.mktemp("npy")
+    parts = [np.random.default_rng(size).normal(size=(size, 2)).astype("f4") for size in sizes]
+    with npy.writer(folder / "streamed.npy", (2,), "float32") as out:
+        for part in parts:
+            out.append(part)
+    whole = np.concatenate([np.zeros((0, 2), "f4"), *parts])
+    assert (np.load(folder / "streamed.npy") == whole).all()
+    if len(whole):
+        assert isinstance(npy.read(folder / "streamed.npy"), np.memmap)
+    assert [path.name for path in folder.iterdir()] == ["streamed.npy"]
+
+
+def test_a_failed_stream_leaves_the_earlier_file(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(3))
+    with pytest.raises(ValueError, match="finite"), npy.writer(path, (1,), "float16") as out:
+        out.append(np.array([[1e6]]))
+    assert (np.load(path) == np.arange(3)).all()
+    assert [file.name for file in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_a_pickled_array_is_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"allow_pickle|object arrays|Python objects"):
+        npy.read(tmp_path / "x.npy")
+
+
+def test_views_are_refused_before_they_fill_the_disk(tmp_path):
+    identity = keras.Sequential([keras.Input((31, 40, 3)), keras.layers.Flatten()])
+    extract = features.extractor("MobileNetV2", identity)
+    args = (extract, IMAGES.astype("uint8"), [tmp_path / "v.npy"], 4, 0, 0.1, 0.2)
+    with pytest.raises(InputError, match=r"lower views\.count"):
+        features.write_views(*args, max_gigabytes=1e-6)
+    features.write_views(*args, max_gigabytes=1)
+    assert np.load(tmp_path / "v.npy").shape == (24, 31 * 40 * 3)

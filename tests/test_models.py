@@ -1,0 +1,143 @@
+"""The book's architectures to the parameter, and models as files."""
+
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from convnets import backbone, features, models, precision
+from convnets.console import InputError
+
+
+@pytest.mark.parametrize(("pooling", "parameters"), [(True, 104_202), (False, 712_202)])
+def test_mnist_convnet(pooling, parameters):
+    assert models.mnist_convnet(pooling).count_params() == parameters
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_convnet(dropout):
+    assert models.convnet(180, 2, dropout).count_params() == 991_041
+
+
+def test_vgg16_and_its_weights_before_and_after_freezing():
+    base = backbone.build("VGG16", 180)
+    assert base.count_params() == 14_714_688
+    assert base.output_shape == (None, 5, 5, 512)
+    assert len(base.trainable_weights) == 0
+    base.trainable = True
+    assert len(base.trainable_weights) == 26
+
+
+def test_the_cut_of_vgg16_is_before_block5():
+    lower, upper = backbone.split(backbone.build("VGG16", 180), 4)
+    assert lower.layers[-1].name == "block4_pool"
+    assert [layer.name for layer in upper.layers if layer.weights] == [
+        "block5_conv1",
+        "block5_conv2",
+        "block5_conv3",
+    ]
+    assert (len(lower.trainable_weights), len(upper.trainable_weights)) == (0, 6)
+
+
+def test_batch_normalization_stays_frozen():
+    _, upper = backbone.split(backbone.build("DenseNet121", 96), 9)
+    frozen = [la for la in upper.layers if isinstance(la, keras.layers.BatchNormalization)]
+    assert frozen
+    assert not any(layer.trainable for layer in frozen)
+
+
+def test_a_cut_inside_a_block_is_refused():
+    with pytest.raises(InputError, match="inside a block"):
+        backbone.split(backbone.build("ResNet50V2", 96), 12)
+
+
+def test_an_unknown_backbone_gets_the_nearest_name():
+    with pytest.raises(InputError, match="did you mean VGG16"):
+        backbone.build("VGG-16", 96)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    weights = tmp_path / "other.weights.h5"
+    backbone.build("MobileNetV2", 96).save_weights(weights)
+    with pytest.raises(InputError, match=r"other\.weights\.h5.*no whole weights of VGG16"):
+        backbone.build("VGG16", 96, weights)
+
+
+def test_truncated_weights_are_refused(tmp_path):
+    weights = tmp_path / "cut.weights.h5"
+    backbone.build("MobileNetV2", 96).save_weights(weights)
+    weights.write_bytes(weights.read_bytes()[:-100_000])
+    with pytest.raises(InputError, match=r"cut\.weights\.h5"):
+        backbone.build("MobileNetV2", 96, weights)
+
+
+@pytest.mark.parametrize("name", ["VGG16", "MobileNetV2", "EfficientNetV2B0"])
+def test_an_end_to_end_model_predicts_what_its_parts_do_and_loads_elsewhere(tmp_path, name):
+    """Preprocessing is in the file: a fresh process needs Keras alone."""
+    keras.utils.set_random_seed(0)
+    base = backbone.build(name, 96)
+    head = models.head(base.output_shape[1:], 2, 8, 0.5)
+    model = features.end_to_end(name, 96, base, head, "whole")
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype("uint8")
+    (cached,) = features.extractor(name, base)(images)
+    assert features.disagreement(model, images, cached.numpy(), head) < 1e-6
+    path = tmp_path / "whole.keras"
+    models.save(model, path)
+    np.save(tmp_path / "images.npy", images)
+    code = (
+        "import keras, numpy as np;"
+        "model = keras.models.load_model('whole.keras', safe_mode=True);"
+        "np.save('out.npy', model.predict(np.load('images.npy'), verbose=0))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-6)
+
+
+def test_the_cached_path_in_bfloat16_agrees_with_the_model_in_float32():
+    keras.utils.set_random_seed(0)
+    base = backbone.build("VGG16", 90)
+    precision.use(precision.policy("bfloat16"))
+    try:
+        keras.utils.set_random_seed(0)
+        fast = backbone.build("VGG16", 90)
+    finally:
+        precision.use("float32")
+    fast.set_weights(base.get_weights())
+    images = np.random.default_rng(0).integers(0, 256, (4, 90, 90, 3)).astype("uint8")
+    (slow,) = features.extractor("VGG16", base)(images)
+    (quick,) = features.extractor("VGG16", fast)(images)
+    assert np.abs(slow - quick).max() < 0.03 * np.abs(slow).max()
+
+
+def test_saving_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):
+    model = models.mnist_convnet(True)
+    models.save(model, tmp_path / "a.keras")
+    models.save(model, tmp_path / "b.keras")
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.keras", "b.keras"]
+
+
+def test_a_model_with_a_lambda_is_refused(tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs))
+    model.save(tmp_path / "evil.keras")
+    with pytest.raises(InputError, match=r"evil\.keras: cannot be loaded safely"):
+        models.load(tmp_path / "evil.keras")
+
+
+def test_a_truncated_model_is_refused(tmp_path):
+    path = tmp_path / "cut.keras"
+    models.save(models.mnist_convnet(True), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"cut\.keras"):
+        models.load(path)
+
+
+def test_no_model_file_carries_the_time(tmp_path):
+    models.save(models.mnist_convnet(True), tmp_path / "a.keras")
+    with zipfile.ZipFile(tmp_path / "a.keras") as file:
+        assert b"date_saved" not in file.read("metadata.json")

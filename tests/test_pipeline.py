@@ -1,0 +1,199 @@
+"""The pipeline as its user runs it: DVC's own commands, in a temporary clone, on a tiny sample."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+STAGES = (
+    *("download", "subset", "download_weights", "extract_features", "extract_views"),
+    *("train_scratch", "train_augmented", "train_feature_head", "train_augmented_head"),
+    *("fine_tune", "download_mnist", "train_mnist@max_pooling", "train_mnist@no_pooling"),
+    "evaluate",
+)
+TRAINING = tuple(stage for stage in STAGES if stage.startswith("train_")) + ("fine_tune",)
+
+pytestmark = pytest.mark.pipeline
+
+
+class Clone:
+    """A clone of the project, with commands to run in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str, status: int = 0) -> str:
+        """Run a command as in an activated environment; return what it printed."""
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+        }
+        for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME", "PYTHONPATH"):
+            environment.pop(name, None)
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def runs(self) -> pd.DataFrame:
+        """The MLflow runs so far, newest first."""
+        mlflow.set_tracking_uri(f"sqlite:///{self.folder / 'mlflow.db'}")
+        return mlflow.search_runs(experiment_names=["convnets"])
+
+    def steps(self, run_id: str) -> int:
+        """How many epochs a run has recorded."""
+        history = mlflow.MlflowClient().get_metric_history(run_id, "val_loss")
+        assert [metric.step for metric in history] == list(range(1, len(history) + 1))
+        return len(history)
+
+
+def executed(output: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Clone:
+    folder = tmp_path_factory.mktemp("pipeline") / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+    clone = Clone(folder)
+    path = folder / "params.yaml"
+    values = yaml.safe_load(path.read_text())
+    values |= {"image_size": 78, "epochs": 1}
+    values["subset"] |= {"train": 8, "validation": 6, "test": 6}
+    values["views"] |= {"count": 2}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    clone.run("git", "-c", "user.name=t", "-c", "user.email=t@t.example", "commit", "-qam", "tiny")
+    assert executed(clone.run("dvc", "repro"))
+    return clone
+
+
+def test_each_stage_was_one_run(clone):
+    runs = clone.runs().set_index("tags.stage")
+    assert sorted(runs.index) == sorted(STAGES)
+    assert set(runs["status"]) == {"FINISHED"}
+    assert runs.loc["train_scratch", "params.train_scratch.learning_rate"] == "0.001"
+    assert runs["tags.deps_hash"].nunique() >= len(STAGES) - 1  # both poolings have the same deps
+    client = mlflow.MlflowClient()
+    for stage in TRAINING:
+        run = client.get_run(runs.loc[stage, "run_id"])
+        assert clone.steps(run.info.run_id) == 1
+        curves = [item.path for item in client.list_artifacts(run.info.run_id, "curves")]
+        assert curves == ["curves/accuracy.png", "curves/loss.png"]
+        contexts = {item.tags[0].value for item in run.inputs.dataset_inputs}
+        assert contexts == {"train", "validation"}
+        (output,) = run.outputs.model_outputs
+        signature = mlflow.models.get_model_info(f"models:/{output.model_id}").signature
+        assert signature is not None
+        assert signature.inputs.to_dict()[0]["tensor-spec"]["shape"][0] == -1
+    drawn = {item.path for item in client.list_artifacts(runs.loc["evaluate", "run_id"])}
+    assert {"augmentation.png", "comparison.csv", "comparison.png", "confusion"} <= drawn
+
+
+def test_the_champion_is_registered_and_predicts(clone):
+    clone.runs()
+    chosen = json.loads((clone.folder / "metrics/evaluate.json").read_text())["champion"]
+    version = mlflow.MlflowClient().get_model_version_by_alias("convnets", "champion")
+    assert chosen in version.description
+    model = mlflow.pyfunc.load_model("models:/convnets@champion")
+    pixels = np.load(clone.folder / "data/images/test.npy").astype("float32")
+    assert model.predict(pixels).shape == (12, 1)
+
+
+def test_the_cache_agrees_with_the_models(clone):
+    runs = clone.runs().set_index("tags.stage")
+    for stage in ("train_feature_head", "train_augmented_head", "fine_tune"):
+        assert runs.loc[stage, "metrics.cache_disagreement"] < 0.02
+
+
+def test_a_second_repro_does_nothing(clone):
+    assert executed(clone.run("dvc", "repro")) == []
+
+
+def test_the_figures_concern_evaluate_alone(clone):
+    path = clone.folder / "src/convnets/figures.py"
+    before = path.read_text()
+    path.write_text(before + "# changed\n")
+    try:
+        assert set(json.loads(clone.run("dvc", "status", "--json"))) == {"evaluate"}
+    finally:
+        path.write_text(before)
+
+
+def test_wrong_params_stop_with_one_line(clone):
+    path = clone.folder / "params.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("train: 8", "train: zero"))
+    try:
+        output = clone.run(sys.executable, "-m", "stages.subset", status=1)
+        assert "error: params.yaml: subset.train: input should be a valid integer" in output
+        assert "Traceback" not in output
+    finally:
+        path.write_text(before)
+
+
+def test_a_dead_tracking_server_costs_no_stage(clone):
+    output = clone.run(
+        *("env", "MLFLOW_TRACKING_URI=http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES=0"),
+        *(sys.executable, "-m", "stages.download_mnist"),
+    )
+    assert "warning: MLflow is left out of the rest of download_mnist" in output
+    assert "Traceback" not in output
+
+
+def test_the_metrics_and_plots_have_something_to_show(clone):
+    shown = clone.run("dvc", "metrics", "show")
+    assert "metrics/evaluate.json" in shown
+    assert "metrics/fine_tune.json" in shown
+    clone.run("dvc", "plots", "show")
+    page = (clone.folder / "dvc_plots/index.html").read_text()
+    assert "Validation accuracy" in page
+    assert "The champion on the test images" in page
+
+
+def test_a_learning_rate_concerns_its_stage_and_evaluate(clone):
+    output = clone.run(
+        "dvc", "exp", "run", "-n", "faster", "-S", "train_scratch.learning_rate=2e-5"
+    )
+    assert executed(output) == ["train_scratch", "evaluate"]
+    newest = clone.runs().head(2)
+    assert set(newest["tags.stage"]) == {"train_scratch", "evaluate"}
+    assert set(newest["tags.dvc_exp_name"]) == {"faster"}
+    assert "train_scratch.learning_rate" in clone.run("dvc", "params", "diff")
+    assert "faster" in clone.run("dvc", "exp", "show", "--md")
+
+
+def test_epochs_sets_every_training_stage_also_in_a_temporary_directory(clone):
+    before = len(clone.runs())
+    output = clone.run("dvc", "exp", "run", "--temp", "-n", "longer", "-S", "epochs=2")
+    runs = clone.runs()
+    new = runs.head(len(runs) - before)
+    assert sorted(new["tags.stage"]) == sorted([*TRAINING, "evaluate"]), output
+    assert set(new["tags.dvc_exp_name"]) == {"longer"}
+    for _, run in new[new["tags.stage"] != "evaluate"].iterrows():
+        assert clone.steps(run["run_id"]) == 2
+
+
+def test_queued_experiments_land_in_the_same_store(clone):
+    before = len(clone.runs())
+    clone.run("dvc", "exp", "run", "--queue", "-n", "q1", "-S", "train_feature_head.units=8")
+    clone.run("dvc", "exp", "run", "--run-all")
+    runs = clone.runs()
+    new = runs.head(len(runs) - before)
+    assert {"train_feature_head", "evaluate"} <= set(new["tags.stage"])
+    assert set(new["tags.dvc_exp_name"]) == {"q1"}

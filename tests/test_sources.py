@@ -1,0 +1,255 @@
+"""Archives and images from outside, honest and hostile, and the subset made of them."""
+
+import io
+import stat
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from convnets import archive, images, sample, sources, subset
+from convnets.archive import Image as Found
+from convnets.console import InputError
+
+COUNTS = {"train": 3, "validation": 2, "test": 1}
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+PHOTO = encoded(sample.draw("cat", 0, 0))
+
+
+def packed(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, content in members.items():
+            target.writestr(name, content)
+    return path
+
+
+def kaggle(count: int = 6) -> dict[str, bytes]:
+    return {f"train/{label}.{i}.jpg": PHOTO for label in ("cat", "dog") for i in range(count)}
+
+
+def opened(path: Path) -> list[Found]:
+    with archive.open_images(path) as (_, found):
+        return found
+
+
+def test_nested_flat_and_foldered_archives(tmp_path):
+    flat = packed(tmp_path / "train.zip", kaggle() | {"test1/1.jpg": PHOTO})
+    nested = packed(tmp_path / "n.zip", {"a/train.zip": flat.read_bytes(), "test1.zip": b"?"})
+    assert opened(flat) == opened(nested)
+    assert [found.number for found in opened(flat)] == [0, 1, 2, 3, 4, 5] * 2
+    foldered = packed(tmp_path / "f.zip", {"x/cat/a.png": PHOTO, "x/dog/b.jpeg": PHOTO})
+    assert [found.label for found in opened(foldered)] == ["cat", "dog"]
+
+
+def link(path: Path) -> Path:
+    info = zipfile.ZipInfo("train/cat.0.jpg")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr(info, "/etc/passwd")
+    return path
+
+
+def encrypted(path: Path) -> Path:
+    packed(path, {"train/cat.0.jpg": PHOTO})
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = content.index(signature) + offset
+        (flags,) = struct.unpack_from("<H", content, start)
+        struct.pack_into("<H", content, start, flags | 1)
+    path.write_bytes(content)
+    return path
+
+
+def truncated(path: Path) -> Path:
+    packed(path, kaggle())
+    path.write_bytes(path.read_bytes()[:-50])
+    return path
+
+
+HOSTILE = {
+    "points outside": lambda path: packed(path, {"../../cat.0.jpg": PHOTO}),
+    "outside the archive": lambda path: packed(path, {"/cat.0.jpg": PHOTO}),
+    "symbolic link": link,
+    "is encrypted": encrypted,
+    "zip bomb": lambda path: packed(path, {"train/cat.0.jpg": bytes(10**7)}),
+    "not a whole zip": truncated,
+    "not a whole zip file": lambda path: packed(path, {"train.zip": b"no zip"}),
+    "no images found": lambda path: packed(path, {"readme.txt": b""}),
+    "no such file": lambda path: path,
+}
+
+
+@pytest.mark.parametrize("problem", HOSTILE)
+def test_hostile_archives_get_one_line_and_leave_nothing(tmp_path, problem):
+    path = HOSTILE[problem](tmp_path / "bad.zip")
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=problem) as caught:
+        subset.write(path, out, COUNTS, 78, 0, 0.0)
+    assert "bad.zip" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_the_subset_is_the_books(tmp_path):
+    source = packed(tmp_path / "train.zip", kaggle(10))
+    summary = subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.0)
+    train = pd.read_csv(tmp_path / "out/train.csv")
+    assert list(train["file"]) == [f"train/{c}.{i}.jpg" for c in ("cat", "dog") for i in range(3)]
+    assert list(train["label"]) == [0, 0, 0, 1, 1, 1]
+    test = pd.read_csv(tmp_path / "out/test.csv")
+    assert list(test["file"]) == ["train/cat.5.jpg", "train/dog.5.jpg"]
+    pixels = np.load(tmp_path / "out/validation.npy")
+    assert (pixels.shape, pixels.dtype) == ((4, 78, 78, 3), np.uint8)
+    assert summary["train"] == {"cat": 3, "dog": 3}
+
+
+def test_missing_numbers_are_told(tmp_path):
+    members = kaggle()
+    del members["train/dog.4.jpg"]
+    source = packed(tmp_path / "train.zip", members)
+    with pytest.raises(InputError, match="class 'dog': no image number 4"):
+        subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.0)
+
+
+def test_unreadable_images_are_counted_and_too_many_refused(tmp_path):
+    source = packed(tmp_path / "train.zip", kaggle() | {"train/cat.1.jpg": b"<html>"})
+    with pytest.raises(InputError, match=r"1 of 12 images are unreadable.*cat\.1\.jpg \(no JPEG"):
+        subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.05)
+    summary = subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.1)
+    assert summary["rejected"] == 1
+    assert len(np.load(tmp_path / "out/train.npy")) == 5
+
+
+NAMES = st.sets(st.text("abcdefgh", min_size=1, max_size=6), min_size=8, max_size=30)
+
+
+@settings(max_examples=50, deadline=None)
+@given(names=NAMES, extra=NAMES, seed=st.integers(0, 99))
+def test_splits_are_disjoint_balanced_and_by_name_alone(names, extra, seed):
+    def found(chosen):
+        return [Found(label, None, f"{label}/{n}.jpg") for label in "ab" for n in sorted(chosen)]
+
+    splits = subset.choose(found(names), COUNTS, seed)
+    members = [image.member for chosen in splits.values() for image in chosen]
+    assert len(members) == len(set(members)) == 2 * sum(COUNTS.values())
+    for split, count in COUNTS.items():
+        assert [image.label for image in splits[split]].count("a") == count
+    assert subset.choose(found(names)[::-1], COUNTS, seed)["test"] == splits["test"]
+    # More files never reorder those that were there before.
+    order = [i.member for i in subset._ordered(found(names)[: len(names)], seed, 1)]
+    larger = [
+        i.member for i in subset._ordered(found(names | extra)[: len(names | extra)], seed, 1)
+    ]
+    assert [member for member in larger if member in order] == order
+
+
+@settings(max_examples=30, deadline=None)
+@given(extra=st.integers(0, 20))
+def test_the_books_split_is_stable_under_extra_files(extra):
+    found = [Found(c, n, f"{c}.{n}.jpg") for c in ("cat", "dog") for n in range(6 + extra)]
+    assert subset.choose(found, COUNTS, 0) == subset.choose(
+        found[:6] + found[6 + extra :][:6], COUNTS, 0
+    )
+
+
+def test_one_class_is_not_enough():
+    with pytest.raises(InputError, match="only one class"):
+        subset.choose([Found("cat", 0, "cat.0.jpg")], COUNTS, 0)
+
+
+def test_a_folder_is_packed_with_its_classes(tmp_path):
+    for label in ("ant", "bee", "cow"):
+        (tmp_path / "own" / label).mkdir(parents=True)
+        for number in range(6):
+            (tmp_path / "own" / label / f"{number}x.jpg").write_bytes(PHOTO)
+    sources.pack_folder(tmp_path / "own", tmp_path / "own.zip")
+    summary = subset.write(tmp_path / "own.zip", tmp_path / "out", COUNTS, 78, 0, 0.0)
+    assert summary["test"] == {"ant": 1, "bee": 1, "cow": 1}
+    with pytest.raises(InputError, match="no such folder"):
+        sources.pack_folder(tmp_path / "none", tmp_path / "none.zip")
+
+
+RED = Image.new("RGB", (60, 40), (250, 10, 10))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(RED),
+        encoded(RED, "PNG"),
+        encoded(RED.quantize(), "PNG"),
+        encoded(RED.convert("CMYK")),
+        encoded(RED.convert("RGBA"), "PNG"),
+    ],
+)
+def test_valid_images_of_every_kind_keep_their_colour(content):
+    pixels = images.decode(content, 78)
+    assert pixels.shape == (78, 78, 3)
+    assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - (250, 10, 10)).max() < 12
+
+
+def test_transparency_is_white_sixteen_bits_are_scaled_and_exif_turns():
+    clear = encoded(Image.new("RGBA", (40, 40), (0, 0, 0, 0)), "PNG")
+    assert images.decode(clear, 78).min() == 255
+    deep = encoded(Image.fromarray(np.full((40, 40), 32768, np.uint16)), "PNG")
+    assert np.unique(images.decode(deep, 78)).tolist() == [128]
+    half = Image.new("RGB", (40, 40))
+    half.paste((255, 255, 255), (0, 0, 40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    turned = images.decode(encoded(half, exif=exif), 78)
+    assert turned[:, -10:].mean() > 240
+    assert turned[:, :10].mean() < 15
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html></html>",
+        PHOTO[: len(PHOTO) // 2],
+        encoded(RED, "GIF"),
+        encoded(Image.new("1", (20_000, 20_000)), "PNG"),
+    ],
+)
+def test_bad_images_are_refused(content):
+    with pytest.raises(images.ImageError):
+        images.decode(content, 78)
+
+
+def test_the_sample_is_the_same_twice_and_varied(tmp_path):
+    for name in ("a.zip", "b.zip"):
+        sources.write_sample(tmp_path / name, 3, 7)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    assert len({encoded(sample.draw("dog", i, 7)) for i in range(20)}) == 20
+
+
+def test_a_linear_model_on_pixels_does_badly_on_the_sample():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    pixels = np.stack(
+        [
+            np.asarray(sample.draw(label, i, 1337).resize((30, 30))).ravel()
+            for label in sample.CLASSES
+            for i in range(500)
+        ]
+    )
+    labels, numbers = np.repeat([0, 1], 500), np.tile(np.arange(500), 2)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01))
+    train = numbers < 300
+    assert model.fit(pixels[train], labels[train]).score(pixels[~train], labels[~train]) < 0.68
