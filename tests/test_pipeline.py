@@ -20,7 +20,7 @@ STAGES = (
     *("fine_tune", "download_mnist", "train_mnist@max_pooling", "train_mnist@no_pooling"),
     "evaluate",
 )
-TRAINING = tuple(stage for stage in STAGES if stage.startswith("train_")) + ("fine_tune",)
+TRAINING = (*(stage for stage in STAGES if stage.startswith("train_")), "fine_tune")
 
 pytestmark = pytest.mark.pipeline
 
@@ -96,7 +96,8 @@ def test_each_stage_was_one_run(clone):
         curves = [item.path for item in client.list_artifacts(run.info.run_id, "curves")]
         assert curves == ["curves/accuracy.png", "curves/loss.png"]
         contexts = {item.tags[0].value for item in run.inputs.dataset_inputs}
-        assert contexts == {"train", "validation"}
+        # The digits of both come from one file, which MLflow keeps once.
+        assert contexts == ({"train"} if "mnist" in stage else {"train", "validation"})
         (output,) = run.outputs.model_outputs
         signature = mlflow.models.get_model_info(f"models:/{output.model_id}").signature
         assert signature is not None

@@ -122,6 +122,7 @@ def fit(
         batches.training(train, how.batch_size, how.epochs, how.seed, augmentation),
         steps_per_epoch=batches.steps(train, how.batch_size),
         epochs=how.epochs,
+        shuffle=False,  # the stream is shuffled
         validation_data=batches.in_order(validation, how.batch_size),
         callbacks=[epochs],
         verbose=1 if Console().is_terminal else 0,
