@@ -1,9 +1,12 @@
 """What tests share: the project's root, and the real data where there is some."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.commands import Clone
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -22,3 +25,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data")
     return folder
+
+
+@pytest.fixture(scope="module")
+def empty_clone(tmp_path_factory) -> Clone:
+    """A fresh clone of what is committed."""
+    folder = tmp_path_factory.mktemp("clone") / "convnets"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+    return Clone(folder)

@@ -1,0 +1,52 @@
+"""A temporary clone of the project, to run DVC's own commands in."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+
+
+class Clone:
+    """A clone of the project, with commands to run in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str, status: int = 0) -> str:
+        """Run a command as in an activated environment; return what it printed."""
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+        }
+        for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME", "PYTHONPATH"):
+            environment.pop(name, None)
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def runs(self) -> pd.DataFrame:
+        """The MLflow runs so far, newest first."""
+        mlflow.set_tracking_uri(f"sqlite:///{self.folder / 'mlflow.db'}")
+        return mlflow.search_runs(experiment_names=["convnets"])
+
+    def steps(self, run_id: str) -> int:
+        """How many epochs a run has recorded."""
+        history = mlflow.MlflowClient().get_metric_history(run_id, "val_loss")
+        assert [metric.step for metric in history] == list(range(1, len(history) + 1))
+        return len(history)
+
+
+def executed(output: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", output)

@@ -1,0 +1,61 @@
+"""The book's feature extraction on the real photographs, with the real VGG16 weights."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from convnets import archive, batches, evaluation, images, models
+from tests.commands import Clone, executed
+
+pytestmark = pytest.mark.real_data
+
+
+def test_full_size_photographs_decode(shared):
+    """All but a very few of the original files, of every size, are good images."""
+    bad = 0
+    with archive.open_images(shared / "dogs-vs-cats-fullsize-1000.zip") as (container, found):
+        assert len(found) == 1000
+        for image in found:
+            try:
+                assert images.decode(container.read(image.member), 180).std() > 1
+            except images.ImageError:
+                bad += 1
+    assert bad <= 5
+
+
+def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
+    path = empty_clone.folder / "params.yaml"
+    values = yaml.safe_load((empty_clone.folder / "presets/book.yaml").read_text())
+    values["data"] = {"source": "archive", "path": str(shared / "dogs-vs-cats.zip")}
+    values["backbone"]["weights"] = str(shared / "vgg16-imagenet-notop.weights.h5")
+    values["train_scratch"]["epochs"] = 1
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    output = empty_clone.run("dvc", "repro", "train_feature_head", "train_scratch")
+    assert {"subset", "extract_features", "train_feature_head"} <= set(executed(output))
+
+    folder = empty_clone.folder
+    summary = json.loads((folder / "metrics/subset.json").read_text())
+    assert summary["train"] == {"cat": 1000, "dog": 1000}
+    assert summary["test"] == {"cat": 1000, "dog": 1000}
+    features = np.load(folder / "data/features/test.npy", mmap_mode="r")
+    assert features.shape == (2000, 5, 5, 512)
+    trained = json.loads((folder / "metrics/train_feature_head.json").read_text())
+    assert trained["epochs"] == 20
+    assert trained["val_accuracy"] > 0.96
+
+    model = models.load(folder / "models/train_feature_head.keras")
+    labels = np.repeat([0, 1], 1000)
+    test = batches.Examples(features, labels, folder)
+    cached = model.get_layer("head").predict(batches.in_order(test, 64), verbose=0)
+    assert evaluation.score(evaluation.by_class(cached), labels)["test_accuracy"] >= 0.965
+    # The features may be bfloat16's; the whole model from pixels, in float32, agrees with them.
+    rows = np.arange(0, 2000, 50)
+    pixels = np.load(folder / "data/images/test.npy", mmap_mode="r")[rows]
+    difference = np.abs(model.predict(pixels, verbose=0) - cached[rows])
+    assert np.median(difference) < 0.01
+    assert (difference > 0.5).sum() <= 1
+
+    epochs = (folder / "metrics/train_scratch.csv").read_text().splitlines()
+    assert len(epochs) == 2
