@@ -1,6 +1,7 @@
 """Pictures of what the models do."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,10 @@ def comparison(table: pd.DataFrame) -> Figure:
     axes.barh(rows, accuracy, xerr=errors, height=0.55, color="#4c78a8", capsize=3, label="ours")
     # The book gives no test accuracy for the feature head: a hollow mark.
     filled = ["none" if name == "train_feature_head" else "#e45756" for name in table.index]
-    marks = {"marker": "D", "edgecolors": "#e45756", "zorder": 3}
-    axes.scatter(table["book"], rows, facecolors=filled, **marks)
-    axes.scatter([], [], facecolors="#e45756", label="the book", **marks)
-    axes.scatter([], [], facecolors="none", label="the book, validation", **marks)
+    mark = partial(axes.scatter, marker="D", edgecolors="#e45756", zorder=3)
+    mark(table["book"], rows, facecolors=filled)
+    mark([], [], facecolors="#e45756", label="the book")
+    mark([], [], facecolors="none", label="the book, validation")
     axes.set_yticks(rows, list(table.index))
     axes.set_xlim(min(0.4, float(table["low"].min())), 1.04)
     for row, value in zip(rows, accuracy, strict=True):
