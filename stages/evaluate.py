@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from rich.console import Console
 
 from convnets import (
     augmentation,
@@ -57,7 +56,7 @@ def main() -> None:
         Path("metrics/evaluate.json").write_text(
             json.dumps({"champion": best, "models": scores}, indent=2) + "\n"
         )
-        Console().print(table.round(4).to_string())
+        console.say(table.round(4).to_string())
 
         files = pd.read_csv("data/images/test.csv")
         labels, probabilities = files["label"].to_numpy(), predictions[best]
