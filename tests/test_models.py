@@ -1,5 +1,6 @@
 """The book's architectures to the parameter, and models as files."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -113,12 +114,20 @@ def test_the_cached_path_in_bfloat16_agrees_with_the_model_in_float32():
     assert np.abs(slow - quick).max() < 0.03 * np.abs(slow).max()
 
 
-def test_saving_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):
-    model = models.mnist_convnet(True)
-    models.save(model, tmp_path / "a.keras")
-    models.save(model, tmp_path / "b.keras")
+def test_two_processes_save_the_same_bytes_and_nothing_else(tmp_path, root):
+    code = (
+        "import sys, keras; from pathlib import Path; from convnets import models, precision;"
+        "keras.utils.set_random_seed(0);"
+        "precision.use('mixed_bfloat16'); precision.use('float32');"
+        "models.save(models.convnet(90, 2, 0.5), Path(sys.argv[1]))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(root / "src")}
+    for name in ("a.keras", "b.keras"):
+        command = [sys.executable, "-c", code, str(tmp_path / name)]
+        subprocess.run(command, check=True, capture_output=True, env=environment)
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.keras", "b.keras"]
+    assert models.load(tmp_path / "a.keras").count_params() == models.convnet(90, 2).count_params()
 
 
 def test_a_model_with_a_lambda_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The book's architectures, and models as files: safe to load, the same bytes every time."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -73,8 +74,9 @@ def classifier(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
 def save(model: keras.Model, path: Path) -> None:
     """Save a model as `.keras`, atomically; the same model always gives the same bytes.
 
-    Keras writes the time into the archive, twice: in `metadata.json` and in every member's entry.
-    Both are taken out, so that DVC sees a change only where there is one.
+    Keras writes the time into the archive, in `metadata.json` and in every member's entry, and
+    into `config.json` the memory addresses of objects that layers share. The time is taken out and
+    the addresses are counted instead, so that DVC sees a change only where there is one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part.keras")
@@ -88,6 +90,13 @@ def save(model: keras.Model, path: Path) -> None:
                     metadata = json.loads(content)
                     del metadata["date_saved"]
                     content = json.dumps(metadata).encode()
+                elif name == "config.json":
+                    numbers: dict[bytes, int] = {}
+                    content = re.sub(
+                        rb'(?<="shared_object_id": )\d+',
+                        lambda id_: b"%d" % numbers.setdefault(id_[0], len(numbers)),
+                        content,
+                    )
                 target.writestr(zipfile.ZipInfo(name), content)
         repacked.replace(path)
     finally:
