@@ -91,17 +91,22 @@ def save(model: keras.Model, path: Path) -> None:
                     del metadata["date_saved"]
                     content = json.dumps(metadata).encode()
                 elif name == "config.json":
-                    numbers: dict[bytes, int] = {}
-                    content = re.sub(
-                        rb'(?<="shared_object_id": )\d+',
-                        lambda id_: b"%d" % numbers.setdefault(id_[0], len(numbers)),
-                        content,
-                    )
+                    content = _counted(content)
                 target.writestr(zipfile.ZipInfo(name), content)
         repacked.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
         repacked.unlink(missing_ok=True)
+
+
+def _counted(config: bytes) -> bytes:
+    """Return a model's config with its memory addresses replaced by 0, 1, 2 …"""
+    numbers: dict[bytes, int] = {}
+    return re.sub(
+        rb'(?<="shared_object_id": )\d+',
+        lambda address: b"%d" % numbers.setdefault(address[0], len(numbers)),
+        config,
+    )
 
 
 def load(path: Path) -> keras.Model:
