@@ -89,7 +89,7 @@ def main() -> None:
         run.figure(figures.gallery(views.numpy(), [""] * 9, columns=3), "augmentation.png")
         run.artifact(Path("metrics/comparison.csv"))
         run.metrics({f"{name}.test_accuracy": scores[name]["test_accuracy"] for name in scores})
-        run.register(models.load(Path(f"models/{best}.keras")), images[:2], best)
+        run.register(models.load(Path(f"models/{best}.keras")), images[:2], names, best)
     console.say(f"champion, by validation: {best}; metrics/comparison.csv has all")
 
 

@@ -36,7 +36,8 @@ def main() -> None:
         model = features.end_to_end(p.backbone.name, p.image_size, frozen, top, "fine_tune")
         images, cached = npy.read("data/images/validation.npy")[:16], validation.inputs[:16]
         run.metrics({"cache_disagreement": features.disagreement(model, images, cached, top)})
-        training.publish(model, Path("models/fine_tune.keras"), run, images[:2])
+        classes = batches.class_names()
+        training.publish(model, Path("models/fine_tune.keras"), classes, run, images[:2])
 
 
 if __name__ == "__main__":

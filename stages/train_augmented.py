@@ -9,10 +9,10 @@ def main() -> None:
     p = params.load()
     train = batches.load(Path("data/images/train.npy"), "train")
     validation = batches.load(Path("data/images/validation.npy"), "validation")
-    classes = len(batches.class_names())
+    classes = batches.class_names()
     with tracking.run("train_augmented") as run:
         model = training.fit(
-            lambda: models.convnet(p.image_size, classes, p.train_augmented.dropout),
+            lambda: models.convnet(p.image_size, len(classes), p.train_augmented.dropout),
             train,
             validation,
             training.settings(p.train_augmented, p.epochs, p.seed, p.precision),
@@ -20,7 +20,9 @@ def main() -> None:
             Path("metrics/train_augmented.json"),
             batches.Augment(p.augmentation.rotation, p.augmentation.zoom),
         )
-        training.publish(model, Path("models/train_augmented.keras"), run, train.inputs[:2])
+        training.publish(
+            model, Path("models/train_augmented.keras"), classes, run, train.inputs[:2]
+        )
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ def main() -> None:
     p = params.load()
     train = batches.load(Path("data/features/train.npy"), "train")
     validation = batches.load(Path("data/features/validation.npy"), "validation")
-    classes = len(batches.class_names())
+    classes = batches.class_names()
     how = p.train_feature_head
     with tracking.run("train_feature_head") as run:
         head = training.fit(
-            lambda: models.head(train.inputs.shape[1:], classes, how.units, how.dropout),
+            lambda: models.head(train.inputs.shape[1:], len(classes), how.units, how.dropout),
             train,
             validation,
             training.settings(p.train_feature_head, p.epochs, p.seed, p.precision),
@@ -24,7 +24,7 @@ def main() -> None:
         model = features.end_to_end(p.backbone.name, p.image_size, base, head, "train_feature_head")
         images, cached = npy.read("data/images/validation.npy")[:16], validation.inputs[:16]
         run.metrics({"cache_disagreement": features.disagreement(model, images, cached, head)})
-        training.publish(model, Path("models/train_feature_head.keras"), run, images[:2])
+        training.publish(model, Path("models/train_feature_head.keras"), classes, run, images[:2])
 
 
 if __name__ == "__main__":

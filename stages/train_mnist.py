@@ -22,7 +22,7 @@ def main() -> None:
             Path(f"metrics/train_mnist_{pooling}.json"),
         )
         out = Path(f"models/train_mnist_{pooling}.keras")
-        training.publish(model, out, run, train.inputs[:2])
+        training.publish(model, out, [str(digit) for digit in range(10)], run, train.inputs[:2])
 
 
 if __name__ == "__main__":

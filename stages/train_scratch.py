@@ -9,17 +9,17 @@ def main() -> None:
     p = params.load()
     train = batches.load(Path("data/images/train.npy"), "train")
     validation = batches.load(Path("data/images/validation.npy"), "validation")
-    classes = len(batches.class_names())
+    classes = batches.class_names()
     with tracking.run("train_scratch") as run:
         model = training.fit(
-            lambda: models.convnet(p.image_size, classes),
+            lambda: models.convnet(p.image_size, len(classes)),
             train,
             validation,
             training.settings(p.train_scratch, p.epochs, p.seed, p.precision),
             run,
             Path("metrics/train_scratch.json"),
         )
-        training.publish(model, Path("models/train_scratch.keras"), run, train.inputs[:2])
+        training.publish(model, Path("models/train_scratch.keras"), classes, run, train.inputs[:2])
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_an_end_to_end_model_predicts_what_its_parts_do_and_loads_elsewhere(tmp_
     (cached,) = features.extractor(name, base)(images)
     assert features.disagreement(model, images, cached.numpy(), head) < 1e-6
     path = tmp_path / "whole.keras"
-    models.save(model, path)
+    models.save(model, path, ["cat", "dog"])
     np.save(tmp_path / "images.npy", images)
     code = (
         "import keras, numpy as np;"
@@ -119,7 +119,7 @@ def test_two_processes_save_the_same_bytes_and_nothing_else(tmp_path, root):
         "import sys, keras; from pathlib import Path; from convnets import models, precision;"
         "keras.utils.set_random_seed(0);"
         "precision.use('mixed_bfloat16'); precision.use('float32');"
-        "models.save(models.convnet(90, 2, 0.5), Path(sys.argv[1]))"
+        "models.save(models.convnet(90, 2, 0.5), Path(sys.argv[1]), ['cat', 'dog'])"
     )
     environment = os.environ | {"PYTHONPATH": str(root / "src")}
     for name in ("a.keras", "b.keras"):
@@ -127,6 +127,7 @@ def test_two_processes_save_the_same_bytes_and_nothing_else(tmp_path, root):
         subprocess.run(command, check=True, capture_output=True, env=environment)
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.keras", "b.keras"]
+    assert models.class_names(tmp_path / "a.keras") == ["cat", "dog"]
     assert models.load(tmp_path / "a.keras").count_params() == models.convnet(90, 2).count_params()
 
 
@@ -140,13 +141,13 @@ def test_a_model_with_a_lambda_is_refused(tmp_path):
 
 def test_a_truncated_model_is_refused(tmp_path):
     path = tmp_path / "cut.keras"
-    models.save(models.mnist_convnet(True), path)
+    models.save(models.mnist_convnet(True), path, [])
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(InputError, match=r"cut\.keras"):
         models.load(path)
 
 
 def test_no_model_file_carries_the_time(tmp_path):
-    models.save(models.mnist_convnet(True), tmp_path / "a.keras")
+    models.save(models.mnist_convnet(True), tmp_path / "a.keras", [])
     with zipfile.ZipFile(tmp_path / "a.keras") as file:
         assert b"date_saved" not in file.read("metadata.json")

@@ -71,8 +71,10 @@ def classifier(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
     return layers.Dense(classes, activation="softmax", dtype="float32")(x)
 
 
-def save(model: keras.Model, path: Path) -> None:
+def save(model: keras.Model, path: Path, classes: list[str]) -> None:
     """Save a model as `.keras`, atomically; the same model always gives the same bytes.
+
+    The names of its classes, in the order of their labels, go into the archive's `metadata.json`.
 
     Keras writes the time into the archive, in `metadata.json` and in every member's entry, and
     into `config.json` the memory addresses of objects that layers share. The time is taken out and
@@ -89,6 +91,7 @@ def save(model: keras.Model, path: Path) -> None:
                 if name == "metadata.json":
                     metadata = json.loads(content)
                     del metadata["date_saved"]
+                    metadata["classes"] = classes
                     content = json.dumps(metadata).encode()
                 elif name == "config.json":
                     content = _counted(content)
@@ -97,6 +100,20 @@ def save(model: keras.Model, path: Path) -> None:
     finally:
         unfinished.unlink(missing_ok=True)
         repacked.unlink(missing_ok=True)
+
+
+def class_names(path: Path) -> list[str]:
+    """Return the names of the classes that a saved model tells apart, in the order of their labels.
+
+    Raises:
+        InputError: it is no model that `save` wrote.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = json.loads(archive.read("metadata.json"))["classes"]
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: names no classes ({error}); train it again") from error
+    return [str(name) for name in names]
 
 
 def _counted(config: bytes) -> bytes:

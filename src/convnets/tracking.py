@@ -73,12 +73,13 @@ class Run:
 
         self.attempt(log)
 
-    def model(self, model: Any, example: Any) -> str | None:
+    def model(self, model: Any, example: Any, classes: list[str]) -> str | None:
         """Log a Keras model with its signature and an input example.
 
         Args:
             model: takes pixels.
             example: (n, h, w, c) pixels, uint8.
+            classes: their names, kept as the model's metadata.
 
         Returns:
             The model's URI, or None if it could not be logged.
@@ -92,6 +93,7 @@ class Run:
                 model,
                 name="model",
                 signature=signature,
+                metadata={"classes": classes},
                 # Inferring them would start a process that loads the model once more.
                 pip_requirements=[*mlflow.keras.get_default_pip_requirements(), "tensorflow"],
             )
@@ -100,17 +102,18 @@ class Run:
         uri: str | None = self.attempt(log)
         return uri
 
-    def register(self, model: Any, example: Any, chosen: str) -> None:
+    def register(self, model: Any, example: Any, classes: list[str], chosen: str) -> None:
         """Log the champion and register it under the alias `champion`.
 
         Args:
             model: takes pixels.
             example: (n, h, w, c) pixels, uint8.
+            classes: their names.
             chosen: the stage that trained it.
         """
         import mlflow
 
-        uri = self.model(model, example)
+        uri = self.model(model, example, classes)
 
         def register() -> None:
             client = mlflow.MlflowClient()

@@ -133,17 +133,18 @@ def fit(
     return finished
 
 
-def publish(model: keras.Model, path: Path, run: Run, example: Any) -> None:
+def publish(model: keras.Model, path: Path, classes: list[str], run: Run, example: Any) -> None:
     """Save a model as its stage's out, and log it to MLflow.
 
     Args:
         model: takes pixels.
         path: a `.keras` file.
+        classes: their names, in the order of the labels; they are kept with the model.
         run: gets the model with its signature.
         example: (n, h, w, c) pixels, uint8, a few.
     """
-    models.save(model, path)
-    run.model(model, example)
+    models.save(model, path, classes)
+    run.model(model, example, classes)
     say(f"{path}: {model.count_params():,} parameters")
 
 
