@@ -11,7 +11,7 @@ def main() -> None:
     with tracking.run("extract_features") as run:
         precision.use(precision.policy(p.precision))
         base = backbone.build(p.backbone.name, p.image_size, Path("data/backbone.weights.h5"))
-        parts = backbone.split(base, p.backbone.fine_tune_layers)
+        parts = backbone.split(base, p.backbone.fine_tune_from)
         extract = features.extractor(p.backbone.name, *parts)
         for split in ("train", "validation", "test"):
             images = Path(f"data/images/{split}.npy")

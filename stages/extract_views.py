@@ -12,7 +12,7 @@ def main() -> None:
         run.dataset(Path("data/images/train.npy"), "train")
         precision.use(precision.policy(p.precision))
         base = backbone.build(p.backbone.name, p.image_size, Path("data/backbone.weights.h5"))
-        parts = backbone.split(base, p.backbone.fine_tune_layers)
+        parts = backbone.split(base, p.backbone.fine_tune_from)
         features.write_views(
             features.extractor(p.backbone.name, *parts),
             npy.read("data/images/train.npy"),

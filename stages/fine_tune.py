@@ -15,7 +15,7 @@ def main() -> None:
 
     def split() -> tuple[keras.Model, keras.Model]:
         base = backbone.build(p.backbone.name, p.image_size, Path("data/backbone.weights.h5"))
-        return backbone.split(base, p.backbone.fine_tune_layers)
+        return backbone.split(base, p.backbone.fine_tune_from)
 
     def build() -> keras.Model:
         _, tuned = split()

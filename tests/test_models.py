@@ -50,9 +50,15 @@ def test_batch_normalization_stays_frozen():
     assert not any(layer.trainable for layer in frozen)
 
 
-def test_a_cut_inside_a_block_is_refused():
-    with pytest.raises(InputError, match="inside a block"):
-        backbone.split(backbone.build("ResNet50V2", 96), 12)
+def test_a_cut_inside_a_block_is_refused_and_the_nearest_named():
+    base = backbone.build("ResNet50V2", 96)
+    with pytest.raises(InputError, match=r"nearest layer that does is conv5_block3_preact_bn \(13"):
+        backbone.split(base, 12)
+    with pytest.raises(InputError, match="no layer 'conv5_preact'; did you mean conv5_"):
+        backbone.split(base, "conv5_preact")
+    for too_many in (len(base.layers), 1000):
+        with pytest.raises(InputError, match="does not part resnet50v2 in two"):
+            backbone.split(base, too_many)
 
 
 def test_an_unknown_backbone_gets_the_nearest_name():
@@ -75,16 +81,34 @@ def test_truncated_weights_are_refused(tmp_path):
         backbone.build("MobileNetV2", 96, weights)
 
 
-@pytest.mark.parametrize("name", ["VGG16", "MobileNetV2", "EfficientNetV2B0"])
-def test_an_end_to_end_model_predicts_what_its_parts_do_and_loads_elsewhere(tmp_path, name):
-    """Preprocessing is in the file: a fresh process needs Keras alone."""
+FAMILIES = {
+    "VGG19": 5,
+    "Xception": "block14_sepconv1",
+    "ResNet50V2": "conv5_block3_preact_bn",
+    "MobileNetV2": 10,
+    "MobileNetV3Small": "conv_1",
+    "EfficientNetV2B0": "top_conv",
+    "DenseNet121": 9,
+    "ConvNeXtTiny": "convnext_tiny_stage_3_block_2_depthwise_conv",
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name):
+    """The cached path is the model's, and a fresh process needs Keras alone to load it."""
     keras.utils.set_random_seed(0)
-    base = backbone.build(name, 96)
-    head = models.head(base.output_shape[1:], 2, 8, 0.5)
-    model = features.end_to_end(name, 96, base, head, "whole")
+    lower, upper = backbone.split(backbone.build(name, 96), FAMILIES[name])
+    assert not lower.trainable_weights
+    assert upper.trainable_weights
+    head = models.head(upper.output_shape[1:], 2, 8, 0.5)
+    top = keras.Model(upper.input, head(upper(upper.input)), name="top")
+    model = features.end_to_end(name, 96, lower, top, "whole")
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype("uint8")
-    (cached,) = features.extractor(name, base)(images)
-    assert features.disagreement(model, images, cached.numpy(), head) < 1e-6
+    cut, whole = features.extractor(name, lower, upper)(images)
+    assert features.disagreement(model, images, cut.numpy(), top) < 1e-5
+    np.testing.assert_allclose(
+        head.predict(whole.numpy(), verbose=0), model.predict(images, verbose=0), atol=1e-5
+    )
     path = tmp_path / "whole.keras"
     models.save(model, path, ["cat", "dog"])
     np.save(tmp_path / "images.npy", images)

@@ -72,38 +72,64 @@ def preprocess(name: str, pixels: Any) -> Any:
     return sys.modules[_constructor(name).__module__].preprocess_input(pixels)
 
 
-def split(base: keras.Model, last_layers: int) -> tuple[keras.Model, keras.Model]:
-    """Cut a backbone in two before its last layers; the parts share its weights.
+def split(base: keras.Model, fine_tune_from: int | str) -> tuple[keras.Model, keras.Model]:
+    """Cut a backbone in two; the parts share its weights.
 
     Args:
         base: the backbone.
-        last_layers: how many layers the upper part has.
+        fine_tune_from: the first layer of the upper part by name, or how many layers that has.
 
     Returns:
         The lower part, from images to the cut, frozen, and the upper part, trainable but for
         BatchNormalization, which also stays in inference mode.
 
     Raises:
-        InputError: something passes around the cut, as in the middle of a residual block.
+        InputError: no such layer, or something passes around the cut, as inside a residual block.
     """
-    if last_layers >= len(base.layers) - 1:
+    names = [layer.name for layer in base.layers]
+    if isinstance(fine_tune_from, int):
+        first = base.layers[max(0, len(names) - fine_tune_from)]
+    elif fine_tune_from in names:
+        first = base.get_layer(fine_tune_from)
+    else:
+        near = difflib.get_close_matches(fine_tune_from, names, n=1, cutoff=0)[0]
         raise InputError(
-            f"backbone.fine_tune_layers: {base.name} has {len(base.layers)} layers, "
-            f"not more than {last_layers}; lower it"
+            f"backbone.fine_tune_from: {base.name} has no layer {fine_tune_from!r}; did you mean "
+            f"{near}?"
         )
-    cut = base.layers[-last_layers - 1].output
-    try:
-        upper = keras.Model(cut, base.output, name="tuned")
-    except ValueError as error:
+    if not _divides(base, first):
+        place = base.layers.index(first)
+        around = sorted(enumerate(base.layers), key=lambda item: abs(item[0] - place))
+        place, start = next(item for item in around if _divides(base, item[1]))
         raise InputError(
-            f"backbone.fine_tune_layers: {last_layers} cuts {base.name} inside a block; choose "
-            "the start of one"
-        ) from error
+            f"backbone.fine_tune_from: {fine_tune_from} does not part {base.name} in two; the "
+            f"nearest layer that does is {start.name} ({len(names) - place})"
+        )
+    cut = _tensors("input", first)
     lower = keras.Model(base.input, cut, name="frozen")
     lower.trainable = False
+    upper = keras.Model(cut, base.output, name="tuned")
     for layer in upper.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     return lower, upper
+
+
+def _divides(base: keras.Model, first: keras.layers.Layer) -> bool:
+    """Tell whether nothing passes around the input of `first`, as in a residual block."""
+    place = base.operations.index(first)  # these are sorted: each after those that it needs
+    if place < 2:  # the images themselves
+        return False
+    cut = _tensors("input", first)
+    below = {id(_tensors("output", operation)) for operation in base.operations[:place]}
+    above = (_tensors("input", operation) for operation in base.operations[place:])
+    return not any(
+        tensor is not cut and id(tensor) in below for tensor in keras.tree.flatten(list(above))
+    )
+
+
+def _tensors(side: str, operation: keras.Operation) -> Any:
+    """Return an operation's input or output in the model around it, also if it is a model."""
+    return getattr(keras.Operation, side).fget(operation)
 
 
 def _constructor(name: str) -> Any:

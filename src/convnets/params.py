@@ -47,7 +47,7 @@ class Backbone(Section):
 
     name: str
     weights: str
-    fine_tune_layers: Count
+    fine_tune_from: Count | Annotated[str, Field(min_length=1)]
 
 
 class Augmentation(Section):
