@@ -9,12 +9,20 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 
+ROOT = Path(__file__).parents[1]
+
 
 class Clone:
     """A clone of the project, with commands to run in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @classmethod
+    def of_commit(cls, folder: Path) -> "Clone":
+        """Clone what is committed into a folder."""
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+        return cls(folder)
 
     def run(self, *command: str, status: int = 0) -> str:
         """Run a command as in an activated environment; return what it printed."""

@@ -1,16 +1,13 @@
 """What tests share: the project's root, and the real data where there is some."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.commands import Clone
+from tests.commands import ROOT, Clone
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -30,6 +27,4 @@ def shared() -> Path:
 @pytest.fixture(scope="module")
 def empty_clone(tmp_path_factory) -> Clone:
     """A fresh clone of what is committed."""
-    folder = tmp_path_factory.mktemp("clone") / "convnets"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
-    return Clone(folder)
+    return Clone.of_commit(tmp_path_factory.mktemp("clone") / "convnets")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from convnets import models, sample
 from tests.commands import Clone, executed
 
 STAGES = (
@@ -21,15 +22,22 @@ TRAINING = (*(stage for stage in STAGES if stage.startswith("train_")), "fine_tu
 pytestmark = pytest.mark.pipeline
 
 
-@pytest.fixture(scope="module")
-def clone(empty_clone: Clone) -> Clone:
-    """A clone whose params make every stage quick, after its first `dvc repro`."""
-    path = empty_clone.folder / "params.yaml"
+def make_quick(clone: Clone, **sections: dict[str, object]) -> None:
+    """Set params that make every stage quick, and those given."""
+    path = clone.folder / "params.yaml"
     values = yaml.safe_load(path.read_text())
     values |= {"image_size": 78, "epochs": 1}
     values["subset"] |= {"train": 8, "validation": 6, "test": 6}
     values["views"] |= {"count": 2}
+    for section, given in sections.items():
+        values[section] |= given
     path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def clone(empty_clone: Clone) -> Clone:
+    """A clone whose params make every stage quick, after its first `dvc repro`."""
+    make_quick(empty_clone)
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     empty_clone.run("git", *identity, "commit", "-qam", "tiny")
     assert set(executed(empty_clone.run("dvc", "repro"))) == set(STAGES)
@@ -151,3 +159,31 @@ def test_queued_experiments_land_in_the_same_store(clone):
     new = runs.head(len(runs) - before)
     assert {"train_feature_head", "evaluate"} <= set(new["tags.stage"])
     assert set(new["tags.dvc_exp_name"]) == {"q1"}
+
+
+def test_a_folder_of_three_classes_and_another_backbone(tmp_path):
+    """Every stage follows the number of classes, and their names travel with the models."""
+    names = ["chat", "chien", "rien à voir"]
+    photos = tmp_path / "photos"
+    for name in names:
+        (photos / name).mkdir(parents=True)
+    for number in range(20):
+        sample.draw("cat", number, 0).save(photos / names[0] / f"{number}.png")
+        sample.draw("dog", number, 0).save(photos / names[1] / f"{number}.JPG")
+        sample.draw("dog", number, 1).rotate(180).save(photos / names[2] / f"{number}.jpeg")
+    clone = Clone.of_commit(tmp_path / "convnets")
+    make_quick(
+        clone,
+        data={"source": "folder", "path": str(photos)},
+        backbone={"name": "MobileNetV2", "fine_tune_from": "Conv_1"},
+    )
+    assert set(executed(clone.run("dvc", "repro"))) == set(STAGES)
+    for stage in TRAINING:
+        if "mnist" in stage:
+            continue
+        path = clone.folder / f"models/{stage}.keras"
+        assert models.class_names(path) == names
+        assert models.load(path).output_shape == (None, 3)
+    runs = clone.runs().set_index("tags.stage")
+    (output,) = mlflow.MlflowClient().get_run(runs.loc["fine_tune", "run_id"]).outputs.model_outputs
+    assert mlflow.models.get_model_info(f"models:/{output.model_id}").metadata["classes"] == names
