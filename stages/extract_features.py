@@ -16,12 +16,13 @@ def main() -> None:
         for split in ("train", "validation", "test"):
             images = Path(f"data/images/{split}.npy")
             run.dataset(images, split)
-            outs = [out / f"{split}_cut.npy", out / f"{split}.npy"]
+            outs = [run.unfinished / f"{split}_cut.npy", run.unfinished / f"{split}.npy"]
             if split == "train":  # nothing reads its cut: fine_tune learns from augmented views
                 whole = features.extractor(p.backbone.name, base)
                 features.write(whole, npy.read(images), outs[1:], f"extract {split}")
             else:
-                features.write(extract, npy.read(images), outs, f"extract {split}")
+                features.write(extract, npy.read(images), outs, f"extract {split}", run.unfinished)
+        run.finish(out)
     console.say(f"{out}: {npy.read(out / 'train.npy').shape[1:]} for each image")
 
 

@@ -7,7 +7,7 @@ from convnets import backbone, console, features, npy, params, precision, tracki
 
 def main() -> None:
     p = params.load()
-    outs = [Path("data/views/cut.npy"), Path("data/views/top.npy")]
+    out = Path("data/views")
     with tracking.run("extract_views") as run:
         run.dataset(Path("data/images/train.npy"), "train")
         precision.use(precision.policy(p.precision))
@@ -16,15 +16,16 @@ def main() -> None:
         features.write_views(
             features.extractor(p.backbone.name, *parts),
             npy.read("data/images/train.npy"),
-            outs,
+            [run.unfinished / "cut.npy", run.unfinished / "top.npy"],
             p.views.count,
             p.seed,
             p.augmentation.rotation,
             p.augmentation.zoom,
             p.views.max_gigabytes,
         )
-    for out in outs:
-        console.say(f"{out}: {out.stat().st_size / 1e9:.2f} GB")
+        run.finish(out)
+    for file in sorted(out.iterdir()):
+        console.say(f"{file}: {file.stat().st_size / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -24,18 +24,22 @@ class Clone:
         subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
         return cls(folder)
 
-    def run(self, *command: str, status: int = 0) -> str:
-        """Run a command as in an activated environment; return what it printed."""
+    def environment(self) -> dict[str, str]:
+        """The variables of an activated environment, none of them the project's own."""
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
         }
         for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME", "PYTHONPATH"):
             environment.pop(name, None)
+        return environment
+
+    def run(self, *command: str, status: int = 0) -> str:
+        """Run a command as in an activated environment; return what it printed."""
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=environment,
+            env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

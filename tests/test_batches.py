@@ -69,7 +69,7 @@ def test_the_draws_depend_on_the_seed_alone():
 def test_every_epoch_has_every_example_once_and_k_epochs_have_every_view(count, batch, views):
     rows = np.arange(count * views, dtype="float32")[:, None]
     examples = Examples(rows, np.arange(count), Path("unused"), views)
-    stream = list(batches.training(examples, batch, views, seed=3).as_numpy_iterator())
+    stream = list(batches.training(examples, batch, range(views), seed=3).as_numpy_iterator())
     per_epoch = batches.steps(examples, batch)
     assert len(stream) == views * per_epoch
     seen = []
@@ -86,7 +86,7 @@ def test_every_epoch_has_every_example_once_and_k_epochs_have_every_view(count, 
 def test_augmented_batches_are_the_same_twice_and_differ_by_epoch():
     examples = Examples(IMAGES.astype("uint8"), np.arange(6), Path("unused"))
     runs = [
-        list(batches.training(examples, 6, 2, 5, Augment(0.1, 0.2)).as_numpy_iterator())
+        list(batches.training(examples, 6, range(2), 5, Augment(0.1, 0.2)).as_numpy_iterator())
         for _ in range(2)
     ]
     for (one, labels), (two, others) in zip(*runs, strict=True):

@@ -53,11 +53,11 @@ def class_names() -> list[str]:
 def training(
     examples: Examples,
     batch_size: int,
-    epochs: int,
+    epochs: range,
     seed: int,
     augmentation: Augment | None = None,
 ) -> tf.data.Dataset:
-    """Return the shuffled batches of all epochs, one after the other.
+    """Return the shuffled batches of some epochs, one after the other.
 
     Where there are several views of each example, an epoch takes one, and K epochs take all:
     every view counts the same.
@@ -65,7 +65,7 @@ def training(
     Args:
         examples: memory-mapped; only a batch at a time is read.
         batch_size: the last batch of an epoch may be smaller.
-        epochs: how many.
+        epochs: which, counted from 0; each is the same whichever came before.
         seed: of the order and the augmentation.
         augmentation: drawn anew for each image in each epoch, if given.
 
@@ -74,7 +74,7 @@ def training(
     """
 
     def generate() -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]]:
-        for epoch in range(epochs):
+        for epoch in epochs:
             order = np.random.default_rng([seed, epoch]).permutation(len(examples.labels))
             for step, start in enumerate(range(0, len(order), batch_size)):
                 chosen = order[start : start + batch_size]

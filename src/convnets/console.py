@@ -1,5 +1,6 @@
 """What a person sees of a stage: one-line errors, progress, no framework noise."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -28,16 +29,17 @@ def say(message: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a program's `main`, turning what a person can mend into one line and an exit status.
 
-    Exits with 1 after an `InputError` and 130 after Ctrl-C; any other exception is a defect of
-    ours and keeps its traceback.
+    Exits with 1 after an `InputError` and 130 after Ctrl-C or SIGTERM; any other exception is a
+    defect of ours and keeps its traceback.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("stopped; run it again to go on", file=sys.stderr)
         sys.exit(130)
 
 

@@ -1,7 +1,7 @@
 """A frozen backbone run once over the images; its features are kept as NumPy files."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from convnets import npy
 from convnets.augmentation import augment
 from convnets.backbone import preprocess
-from convnets.console import InputError, progress
+from convnets.console import InputError, progress, say
 
 BATCH = 32
 
@@ -45,20 +45,19 @@ def extractor(name: str, *parts: keras.Model) -> Any:
 def write(extract: Any, images: NDArray[np.uint8], outs: list[Path], what: str) -> None:
     """Write the features of each part as (n, …) float32, a batch at a time.
 
+    What an interrupted process wrote of them is kept, and gone on with.
+
     Args:
         extract: from `extractor`.
         images: (n, h, w, 3).
         outs: the file for each part.
         what: the work's name, for showing progress.
     """
-    _stream(
-        (images[start : start + BATCH] for start in range(0, len(images), BATCH)),
-        -(-len(images) // BATCH),
-        extract,
-        outs,
-        "float32",
-        what,
-    )
+
+    def batch(start: int) -> NDArray[np.uint8]:
+        return images[start : start + BATCH]
+
+    _stream(batch, range(0, len(images), BATCH), 1, extract, outs, "float32", what)
 
 
 def write_views(
@@ -74,14 +73,16 @@ def write_views(
     """Write the features of `count` augmented views of each image, in float16.
 
     Row i·K + k is view k of image i. Half precision halves the cache; its 11 bits are more than
-    the 8 of the bfloat16 that the features may have been computed in.
+    the 8 of the bfloat16 that the features may have been computed in. An interrupted process's
+    work is gone on with.
 
     Raises:
         InputError: the cache would be larger than allowed or than the disk has room for.
     """
     shapes = [array.shape[1:] for array in extract(images[:1])]
     needed = sum(2 * count * len(images) * int(np.prod(shape)) for shape in shapes)
-    free = shutil.disk_usage(Path.cwd()).free
+    done = sum(file.stat().st_size for out in outs for file in out.parent.glob(f"{out.name}*"))
+    free = shutil.disk_usage(Path.cwd()).free + done
     if needed > max_gigabytes * 1e9:
         raise InputError(
             f"views.max_gigabytes: {count} views of {len(images)} images take "
@@ -94,29 +95,50 @@ def write_views(
         )
     per_batch = max(1, BATCH // count)
 
-    def batches() -> Iterator[tf.Tensor]:
-        for start in range(0, len(images), per_batch):
-            repeated = np.repeat(images[start : start + per_batch], count, axis=0)
-            yield augment(repeated, tf.constant([seed, start], tf.int64), rotation, zoom)
+    def batch(start: int) -> tf.Tensor:
+        repeated = np.repeat(images[start : start + per_batch], count, axis=0)
+        return augment(repeated, tf.constant([seed, start], tf.int64), rotation, zoom)
 
-    _stream(batches(), -(-len(images) // per_batch), extract, outs, "float16", "extract views")
+    starts = range(0, len(images), per_batch)
+    _stream(batch, starts, count, extract, outs, "float16", "extract views")
 
 
 def _stream(
-    batches: Iterator[Any], total: int, extract: Any, outs: list[Path], dtype: str, what: str
+    batch: Callable[[int], Any],
+    starts: range,
+    rows: int,
+    extract: Any,
+    outs: list[Path],
+    dtype: str,
+    what: str,
 ) -> None:
-    """Write what `extract` makes of each batch, a file for each of its outputs."""
+    """Write what `extract` makes of each batch, a file for each of its outputs.
+
+    Args:
+        batch: makes the batch that starts with an image.
+        starts: the first image of each batch.
+        rows: how many an image becomes.
+        extract: from `extractor`.
+        outs: the file for each output.
+        dtype: of the files.
+        what: the work's name.
+    """
+    if all(out.exists() for out in outs):
+        return
     with ExitStack() as stack:
-        writers: list[npy.Writer] = []
-        for batch in progress(batches, what, total):
-            results = [result.numpy() for result in extract(batch)]
-            if not writers:
-                writers = [
-                    stack.enter_context(npy.writer(out, result.shape[1:], dtype))
-                    for out, result in zip(outs, results, strict=True)
-                ]
-            for writer, result in zip(writers, results, strict=True):
-                writer.append(result)
+        writers = [
+            stack.enter_context(npy.writer(out, result.shape[1:], dtype, resume=True))
+            for out, result in zip(outs, extract(batch(0)), strict=True)
+        ]
+        # The last process may have stopped between two files, or inside a batch.
+        done = min(writer.rows for writer in writers) // (rows * starts.step)
+        if done:
+            say(f"{what}: going on after {done} of {len(starts)} batches")
+        for writer in writers:
+            writer.keep(done * starts.step * rows)
+        for start in progress(starts[done:], what, len(starts) - done):
+            for writer, result in zip(writers, extract(batch(start)), strict=True):
+                writer.append(result.numpy())
 
 
 def end_to_end(

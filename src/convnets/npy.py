@@ -18,6 +18,10 @@ class Writer:
         self.dtype = np.dtype(dtype)
         self.rows = 0
         self.write_header()
+        self._start = file.tell()
+        self._row_bytes = self.dtype.itemsize * int(np.prod(row_shape))
+        # What an interrupted process left: the rows that it wrote whole.
+        self.rows = (file.seek(0, 2) - self._start) // self._row_bytes
 
     def write_header(self) -> None:
         """Write the header for the rows so far; NumPy pads it so that a longer count fits."""
@@ -28,6 +32,12 @@ class Writer:
             "shape": (self.rows, *self.row_shape),
         }
         np.lib.format.write_array_header_1_0(self._file, header)
+
+    def keep(self, rows: int) -> None:
+        """Drop all but the first `rows`, and go on after them."""
+        self.rows = rows
+        self._file.truncate(self._start + rows * self._row_bytes)
+        self._file.seek(0, 2)
 
     def append(self, rows: NDArray[Any]) -> None:
         """Append `rows` of shape (n, *row_shape), cast to the file's dtype.
@@ -46,24 +56,32 @@ class Writer:
 
 
 @contextmanager
-def writer(path: Path, row_shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[Writer]:
+def writer(
+    path: Path, row_shape: tuple[int, ...], dtype: DTypeLike, resume: bool = False
+) -> Iterator[Writer]:
     """Open a `.npy` file for streaming; it gets its name only once it is whole.
 
     Args:
         path: the file to write; its folder is made.
         row_shape: the shape of one row.
         dtype: of the stored values.
+        resume: leave the rows written before a failure, and go on after them the next time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + ".part")
+    if not resume:
+        part.unlink(missing_ok=True)
+    part.touch()
     try:
-        with unfinished.open("wb") as file:
+        with part.open("r+b") as file:
             out = Writer(file, row_shape, dtype)
+            out.keep(out.rows)
             yield out
             out.write_header()
-        unfinished.replace(path)
+        part.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        if not resume:
+            part.unlink(missing_ok=True)
 
 
 def read(path: str | Path) -> NDArray[Any]:

@@ -3,8 +3,10 @@
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +18,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "convnets"
+UNFINISHED = Path(".unfinished")
 
 
 class Run:
     """An MLflow run that may turn deaf: after a failed call the rest are skipped, and said so."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, unfinished: Path) -> None:
         self.stage = stage
+        self.unfinished = unfinished  # a folder that outlives the process until the stage is done
         self.live = True
+
+    def finish(self, out: Path) -> None:
+        """Move the finished NumPy files into the stage's out; DVC empties that at each start."""
+        out.mkdir(parents=True, exist_ok=True)
+        for file in self.unfinished.glob("*.npy"):
+            file.replace(out / file.name)
 
     def attempt(self, call: Callable[[], Any]) -> Any:
         """Do something with MLflow; a failure is told once and never raised."""
@@ -42,6 +52,18 @@ class Run:
         import mlflow
 
         self.attempt(lambda: mlflow.log_metrics(values, step=step))
+
+    def epochs(self, rows: list[dict[str, float]]) -> None:
+        """Log the epochs so far, a step each, but for those that the run has from before."""
+        import mlflow
+
+        def log() -> None:
+            known = (self.unfinished / "mlflow_run").read_text()
+            history = mlflow.MlflowClient().get_metric_history(known, "val_loss")
+            for step in range(len(history) + 1, len(rows) + 1):
+                mlflow.log_metrics(rows[step - 1], step=step)
+
+        self.attempt(log)
 
     def figure(self, figure: "Figure", name: str) -> None:
         """Log a figure as the artifact `name`, and close it."""
@@ -132,6 +154,9 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
     The store is `MLFLOW_TRACKING_URI`, or else the SQLite file of the main checkout, also when
     DVC runs the stage in a temporary directory: it names the checkout in `DVC_ROOT`.
 
+    A stage that was interrupted, even by `kill -9`, finds its `unfinished` folder again and goes on
+    as the same MLflow run, if its code, data and params are the same; else the folder is swept.
+
     Args:
         stage: its name in `dvc.yaml`.
         item: of a matrix stage.
@@ -141,7 +166,13 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     name = f"{stage}@{item}" if item else stage
-    recorder = Run(name)
+    key = deps_hash(stage)
+    unfinished = UNFINISHED / name / key
+    for other in unfinished.parent.glob("*"):
+        if other != unfinished:
+            shutil.rmtree(other)
+    unfinished.mkdir(parents=True, exist_ok=True)
+    recorder = Run(name, unfinished)
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
     def start() -> None:
@@ -152,14 +183,20 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
             mlflow.create_experiment(EXPERIMENT, (root / "mlruns").as_uri() if local else None)
         mlflow.set_experiment(EXPERIMENT)
         experiment = os.environ.get("DVC_EXP_NAME") or "workspace"
-        tags = {"stage": name, "dvc_exp_name": experiment, "deps_hash": deps_hash(stage)}
-        mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True)
+        tags = {"stage": name, "dvc_exp_name": experiment, "deps_hash": key}
+        known = unfinished / "mlflow_run"
+        if known.exists():
+            mlflow.start_run(known.read_text(), tags=tags, log_system_metrics=True)
+        else:
+            run = mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True)
+            known.write_text(run.info.run_id)
         mlflow.log_params(declared_params(stage))
 
     recorder.attempt(start)
     status = "FAILED"
     try:
         yield recorder
+        shutil.rmtree(unfinished.parent)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -186,8 +223,10 @@ def declared_params(stage: str) -> dict[str, Any]:
 
 
 def deps_hash(stage: str) -> str:
-    """Return a hash over what a stage depends on: its code, data and params."""
-    digest = hashlib.sha256(repr(sorted(declared_params(stage).items())).encode())
+    """Return a hash over what a stage's result depends on: its code, data, params and libraries."""
+    versions = [metadata.version(package) for package in ("keras", "numpy", "pillow", "tensorflow")]
+    given = [*sorted(declared_params(stage).items()), *versions]
+    digest = hashlib.sha256(repr(given).encode())
     for dep in _stage(stage).get("deps", []):
         digest.update(f"{dep} {_md5(Path(dep))}\n".encode())
     return digest.hexdigest()[:16]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import pandas as pd
 from keras.callbacks import Callback
 from matplotlib import pyplot as plt
@@ -51,13 +52,32 @@ def settings(stage: Training, epochs: int | None, seed: int, numbers: str) -> Se
 
 
 class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
-    """After each epoch: its row, its line, MLflow's step, and the best weights so far."""
+    """After each epoch: its row, the best weights so far, all of it saved, MLflow's step, a line.
+
+    What is saved suffices to go on as if there had been no interruption: the model's variables,
+    which count the state of dropout among them, the optimizer's, and what this class keeps. The
+    order of the images and their augmentation depend on the epoch alone.
+    """
 
     def __init__(self, run: Run, epochs: int) -> None:
         super().__init__()
         self.run, self.epochs = run, epochs
+        self.state = run.unfinished / "state.npz"
         self.rows: list[dict[str, float]] = []
         self.best: list[Any] = []
+
+    def resume(self, model: keras.Model) -> int:
+        """Take up what an interrupted process saved, if it did; return the epochs done."""
+        if self.state.exists():
+            variables = [*model.variables, *model.optimizer.variables]
+            with np.load(self.state, allow_pickle=False) as saved:
+                for place, variable in enumerate(variables):
+                    variable.assign(saved[f"now_{place}"])
+                self.best = [saved[f"best_{place}"] for place in range(len(model.weights))]
+                self.rows = json.loads(str(saved["rows"]))
+            self.run.epochs(self.rows)
+            say(f"{self.run.stage}: going on after epoch {len(self.rows)}")
+        return len(self.rows)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         row = {name: float(value) for name, value in (logs or {}).items()}
@@ -69,9 +89,18 @@ class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
         if row["val_loss"] < min((past["val_loss"] for past in self.rows), default=float("inf")):
             self.best = self.model.get_weights()
         self.rows.append(row)
-        self.run.metrics(row, step=epoch + 1)
+        self._save()
+        self.run.epochs(self.rows)
         values = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
         say(f"epoch {epoch + 1}/{self.epochs}  {values}")
+
+    def _save(self) -> None:
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        arrays = {f"now_{place}": variable.numpy() for place, variable in enumerate(variables)}
+        arrays |= {f"best_{place}": weights for place, weights in enumerate(self.best)}
+        part = self.state.with_name("part.npz")
+        np.savez(part, allow_pickle=False, rows=np.array(json.dumps(self.rows)), **arrays)
+        part.replace(self.state)
 
 
 def fit(
@@ -84,6 +113,8 @@ def fit(
     augmentation: Augment | None = None,
 ) -> keras.Model:
     """Train a model and return it with the weights of its best epoch by validation loss.
+
+    An interrupted training goes on after its last whole epoch, to the same bytes.
 
     Writes `metrics` with the best epoch's numbers and, beside it, a `.csv` with a row an epoch.
 
@@ -117,10 +148,13 @@ def fit(
         loss="binary_crossentropy" if binary else "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
+    model.optimizer.build(model.trainable_variables)
     epochs = _Epochs(run, how.epochs)
+    done = epochs.resume(model)
     model.fit(
-        batches.training(train, how.batch_size, how.epochs, how.seed, augmentation),
+        batches.training(train, how.batch_size, range(done, how.epochs), how.seed, augmentation),
         steps_per_epoch=batches.steps(train, how.batch_size),
+        initial_epoch=done,
         epochs=how.epochs,
         shuffle=False,  # the stream is shuffled
         validation_data=batches.in_order(validation, how.batch_size),

@@ -1,0 +1,132 @@
+"""A stage that is killed at any moment goes on, and ends with the bytes of an undisturbed one."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.commands import Clone
+
+pytestmark = pytest.mark.pipeline
+
+# What must be the same, and the line after which a stage is well under way.
+STAGES = {
+    "extract_features": (["data/features"], "extract"),
+    "extract_views": (["data/views"], "extract"),
+    "train_scratch": (["models/train_scratch.keras", "metrics/train_scratch.csv"], "epoch"),
+    "train_augmented": (["models/train_augmented.keras", "metrics/train_augmented.csv"], "epoch"),
+    "train_augmented_head": (
+        ["models/train_augmented_head.keras", "metrics/train_augmented_head.json"],
+        "epoch",
+    ),
+    "fine_tune": (["models/fine_tune.keras", "metrics/fine_tune.json"], "epoch"),
+}
+EPOCHS = 8
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Clone:
+    clone = Clone.of_commit(tmp_path_factory.mktemp("resume") / "convnets")
+    path = clone.folder / "params.yaml"
+    values = yaml.safe_load(path.read_text())
+    values |= {"image_size": 78, "epochs": EPOCHS}
+    values["subset"] |= {"train": 48, "validation": 40, "test": 40}
+    values["views"] |= {"count": 2}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    for stage in ("download", "subset", "download_weights"):
+        clone.run(sys.executable, "-m", f"stages.{stage}")
+    return clone
+
+
+def contents(clone: Clone, outs: list[str]) -> dict[str, bytes]:
+    paths = [
+        file
+        for out in outs
+        for file in ([clone.folder / out, *(clone.folder / out).glob("*")])
+        if file.is_file()
+    ]
+    assert paths
+    return {str(path.relative_to(clone.folder)): path.read_bytes() for path in paths}
+
+
+def start(clone: Clone, stage: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", f"stages.{stage}"],
+        cwd=clone.folder,
+        env=clone.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def unfinished(clone: Clone, stage: str) -> list[Path]:
+    return list((clone.folder / ".unfinished" / stage).glob("*/*"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
+    outs, mark = STAGES[stage]
+    clone.run(sys.executable, "-m", f"stages.{stage}")
+    undisturbed = contents(clone, outs)
+    chance = random.Random(stage)
+    for _ in range(2):
+        process = start(clone, stage)
+        lines = (line for line in process.stdout if line.startswith(mark))
+        for _ in range(chance.randint(1, 2)):
+            assert next(lines, None), "it ended before it could be killed"
+        time.sleep(chance.uniform(0, 0.2))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert unfinished(clone, stage)
+    output = clone.run(sys.executable, "-m", f"stages.{stage}")
+    assert "going on after" in output
+    assert contents(clone, outs) == undisturbed
+    assert not unfinished(clone, stage)
+
+    latest, before = clone.runs()[lambda runs: runs["tags.stage"] == stage].head(2).itertuples()
+    assert latest.status == before.status == "FINISHED"
+    assert len(clone.runs()[lambda runs: runs["tags.stage"] == stage]) == 2
+    if mark == "epoch":
+        assert clone.steps(latest.run_id) == clone.steps(before.run_id) == EPOCHS
+
+
+def test_a_kill_amid_the_writing_of_a_checkpoint_is_survived(clone):
+    outs, _ = STAGES["fine_tune"]
+    undisturbed = contents(clone, outs)
+    for _ in range(10):
+        process = start(clone, "fine_tune")
+        while process.poll() is None:
+            if any(path.name == "part.npz" for path in unfinished(clone, "fine_tune")):
+                process.kill()
+        process.stdout.close()
+        if any(path.name == "part.npz" for path in unfinished(clone, "fine_tune")):
+            break
+    else:
+        pytest.fail("no kill hit the writing of a checkpoint")
+    clone.run(sys.executable, "-m", "stages.fine_tune")
+    assert contents(clone, outs) == undisturbed
+
+
+def test_a_polite_stop_says_so_and_marks_the_run(clone):
+    process = start(clone, "train_scratch")
+    next(line for line in process.stdout if line.startswith("epoch"))
+    process.send_signal(signal.SIGINT)
+    output = process.stdout.read()
+    assert process.wait() == 130
+    assert "stopped; run it again to go on" in output
+    assert "Traceback" not in output
+    stopped = clone.runs().iloc[0]
+    assert (stopped["tags.stage"], stopped["status"]) == ("train_scratch", "KILLED")
+
+    # Other params: what was begun is of no use, and is swept.
+    path = clone.folder / "params.yaml"
+    path.write_text(path.read_text().replace(f"epochs: {EPOCHS}", "epochs: 1"))
+    output = clone.run(sys.executable, "-m", "stages.train_scratch")
+    assert "going on" not in output
+    assert not unfinished(clone, "train_scratch")
