@@ -21,7 +21,7 @@ def main() -> None:
                 whole = features.extractor(p.backbone.name, base)
                 features.write(whole, npy.read(images), outs[1:], f"extract {split}")
             else:
-                features.write(extract, npy.read(images), outs, f"extract {split}", run.unfinished)
+                features.write(extract, npy.read(images), outs, f"extract {split}")
         run.finish(out)
     console.say(f"{out}: {npy.read(out / 'train.npy').shape[1:]} for each image")
 
