@@ -82,8 +82,6 @@ def test_truncated_weights_are_refused(tmp_path):
 
 
 FAMILIES = {
-    "VGG19": 5,
-    "Xception": "block14_sepconv1",
     "ResNet50V2": "conv5_block3_preact_bn",
     "MobileNetV2": 10,
     "MobileNetV3Small": "conv_1",
