@@ -1,6 +1,10 @@
 """Getting the images, from wherever they are, as one archive."""
 
+import contextlib
+import io
+import os
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -50,35 +54,67 @@ def pack_folder(path: Path, out: Path) -> None:
 def download_from_kaggle(out: Path) -> None:
     """Download the competition's archive with the official client and the user's own token.
 
+    A broken download goes on where it was, the next time too, if Kaggle's file is still the same.
+    The whole file stays beside `out`: another run, with other params, asks Kaggle for nothing.
+
     Raises:
-        InputError: no token, a refused one, terms not accepted, or no network.
+        InputError: no token, a refused one, terms not accepted, no network, or no whole archive.
     """
+    name = f"{COMPETITION}.zip"
+    kept, unfinished = out.with_name(name), out.with_name("kaggle")
+    if not kept.exists():
+        say(f"{name}: downloading from Kaggle")
+        _ask_kaggle(unfinished)
+        try:
+            (file,) = unfinished.glob(f"{COMPETITION}.*")
+            with archive.open_images(file) as (_, images):
+                say(f"{name}: {len(images):,} labelled images")
+        except (InputError, ValueError) as error:
+            shutil.rmtree(unfinished)
+            raise InputError(
+                f"{name}: what came from Kaggle is no archive of images; run again to start over"
+            ) from error
+        file.replace(kept)
+        shutil.rmtree(unfinished)
+    try:
+        os.link(kept, out)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(kept, out)
+
+
+def _ask_kaggle(folder: Path) -> None:
+    """Let the official client download into a folder, where it also keeps what is unfinished."""
     import requests
 
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # the client's bar: a line now and then
+    refused = "Kaggle refused the token; create a new one in your account's settings"
     try:
-        # Importing the client signs in, and without a token ends the program.
-        from kaggle import api
+        # The client prints pages of help, and in an error the signed address of the file.
+        with contextlib.redirect_stdout(io.StringIO()):
+            from kaggle import api
+            from kagglesdk.kaggle_env import get_access_token_from_env
 
-        api.authenticate()
-    except (OSError, SystemExit, ValueError) as error:
+            api.authenticate()
+            api.competition_download_files(COMPETITION, path=str(folder), quiet=False)
+    except SystemExit as error:  # how the client says that it has no token, or a refused one
+        if get_access_token_from_env()[0]:
+            raise InputError(refused) from error
         raise InputError(
-            "no Kaggle token; create one in your Kaggle account's settings and set "
-            "KAGGLE_API_TOKEN, or use data.source=archive with a downloaded dogs-vs-cats.zip"
+            "no Kaggle token; create one in your account's settings and set KAGGLE_API_TOKEN to "
+            f"it, or use data.source=archive with a copy of {COMPETITION}.zip"
         ) from error
-    folder = out.parent / "kaggle"
-    try:
-        api.competition_download_files(COMPETITION, path=str(folder), quiet=False)
     except requests.HTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        remedy = {
-            401: "Kaggle refused the token; create a new one in your account's settings",
-            403: "accept the competition's rules on its Kaggle page, then run again",
-        }.get(status or 0, "Kaggle answered with an error; run again later")
-        raise InputError(f"{COMPETITION}.zip: status {status}: {remedy}") from error
-    except (requests.RequestException, OSError) as error:
+        status = 0 if error.response is None else error.response.status_code
+        remedies = {
+            401: refused,
+            403: f"accept the rules of the competition {COMPETITION} on its Kaggle page first",
+            429: "Kaggle asks for patience; run again in some minutes",
+        }
+        remedy = remedies.get(status, "Kaggle has a fault; run again later")
+        raise InputError(f"{COMPETITION}.zip: {remedy} (status {status})") from error
+    except requests.RequestException as error:
         raise InputError(
-            f"{COMPETITION}.zip: no connection to Kaggle ({type(error).__name__}); run again, or "
-            "use data.source=archive with a copy of the file"
+            f"{COMPETITION}.zip: no connection to Kaggle, or a broken one "
+            f"({type(error).__name__}); run again to go on, or use data.source=archive with a copy"
         ) from error
-    (folder / f"{COMPETITION}.zip").replace(out)
-    shutil.rmtree(folder)
