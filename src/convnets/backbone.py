@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from convnets import files
 from convnets.console import InputError
 
 
@@ -58,10 +59,8 @@ def write_weights(name: str, size: int, weights: str, seed: int, out: Path) -> N
             ) from error
     else:
         base = build(name, size, None if weights == "random" else Path(weights).expanduser())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f"part.{out.name}")
-    base.save_weights(unfinished)
-    unfinished.replace(out)
+    with files.whole(out) as part:
+        base.save_weights(part)
 
 
 def preprocess(name: str, pixels: Any) -> Any:
