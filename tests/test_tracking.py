@@ -18,6 +18,7 @@ import pytest
 
 from convnets import models, sync, tracking, training
 from convnets.batches import Examples
+from convnets.console import InputError
 from tests.commands import ROOT
 
 DIGITS = Examples(
@@ -208,7 +209,10 @@ def test_a_server_that_dies_amid_a_run(project, server, monkeypatch, capsys):
     assert "run `python -m convnets sync`" in output
     assert SECRET not in output
 
-    assert "error: train_mnist@max_pooling: MLflow fails" in run_sync(project, server.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    with pytest.raises(InputError, match="train_mnist@max_pooling: MLflow fails") as caught:
+        sync.sync()
+    assert SECRET not in str(caught.value)
     assert len(list((project / ".unrecorded").iterdir())) == 1
     server.start()
     (begun,) = mlflow.MlflowClient(server.uri).search_runs(["1"])
@@ -241,3 +245,93 @@ def test_a_server_that_fails_from_the_start(project, server, request, failing, m
     captured = capsys.readouterr()
     assert "nothing to record" in captured.out
     assert SECRET not in captured.out + captured.err
+
+
+@pytest.fixture
+def hangs():
+    """The address of a server that takes every request and answers none."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield address(listener.getsockname()[1])
+
+
+def test_a_run_that_moved_goes_on_where_it_is(project, hangs, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    target = tracking.database(project / "target")
+    rows = [{"val_loss": 3.0}, {"val_loss": 2.0}, {"val_loss": 1.0}]
+
+    def stage(interrupted_after: int | None) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", hangs)
+        with tracking.run("download_mnist") as run:
+            run.epochs(rows[:interrupted_after])
+            if interrupted_after:
+                raise KeyboardInterrupt
+
+    def recorded() -> list[tuple[str, float]]:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", target)
+        sync.sync()
+        runs = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
+        return [(run.info.status, run.data.metrics["val_loss"]) for run in runs]
+
+    with pytest.raises(KeyboardInterrupt):
+        stage(interrupted_after=2)
+    assert recorded() == [("KILLED", 2.0)]
+    assert "is kept until the stage has finished" in capsys.readouterr().out
+    stage(interrupted_after=None)
+    assert recorded() == [("FINISHED", 1.0)]
+    assert not list(Path(".unrecorded").iterdir())
+
+
+def test_where_nothing_can_be_recorded_the_stage_goes_on(project, hangs, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", hangs)
+    Path(".unrecorded").write_text("a file where the folder should be")
+    with tracking.run("download_mnist") as run:
+        run.metrics({"loss": 1.0})
+    output = capsys.readouterr().out
+    assert output.count("warning: MLflow fails (") == 1
+    assert "download_mnist leaves it out from here on" in output
+    assert "convnets sync" not in output
+
+
+def test_stages_that_start_at_once_share_a_fresh_store(project):
+    """None spoils the making of the database, and none is kept waiting until it gives up."""
+    code = (
+        "import sys; from convnets import tracking;"
+        "run = tracking.run('download_mnist', sys.argv[1]).__enter__();"
+        "[run.metrics({'a': step, 'b': step}, step) for step in range(50)];"
+        "run.end('FINISHED')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(project / "src")}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(number)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    for process in started:
+        output, _ = process.communicate()
+        assert (process.returncode, output) == (0, "")
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    runs = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
+    assert [(run.info.status, run.data.metrics["a"]) for run in runs] == [("FINISHED", 49.0)] * 3
+    assert [path.name for path in project.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_help_is_quick():
+    """It loads neither TensorFlow nor MLflow."""
+    code = (
+        "import sys, runpy; sys.argv = ['convnets', '--help']\n"
+        "try: runpy.run_module('convnets', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert not {'tensorflow', 'keras', 'mlflow'} & set(sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    output = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    assert "sync" in output

@@ -93,9 +93,8 @@ def _copy(run: Run, source: MlflowClient, target: MlflowClient) -> None:
         )
     if run.inputs:
         target.log_inputs(known, datasets=run.inputs.dataset_inputs)
-    artifacts = Path(mlflow.artifacts.download_artifacts(run.info.artifact_uri))
-    if artifacts.is_dir():
-        target.log_artifacts(known, str(artifacts))
+    if source.list_artifacts(run.info.run_id):
+        target.log_artifacts(known, source.download_artifacts(run.info.run_id, ""))
     for output in run.outputs.model_outputs if run.outputs else []:
         model = source.get_logged_model(output.model_id)
         if model.status == LoggedModelStatus.READY:

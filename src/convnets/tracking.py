@@ -261,6 +261,8 @@ def quieten() -> None:
 
     The user's own environment variables have the last word.
     """
+    import mlflow  # noqa: F401  # which sets its own level as it is imported
+
     for package in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(package).setLevel(logging.ERROR)
     for name, value in SETTINGS.items():
