@@ -111,10 +111,10 @@ def test_a_kill_amid_the_writing_of_a_checkpoint_is_survived(clone):
     for _ in range(10):
         process = start(clone, "fine_tune")
         while process.poll() is None:
-            if any(path.name == "part.npz" for path in unfinished(clone, "fine_tune")):
+            if any(path.name == ".part.state.npz" for path in unfinished(clone, "fine_tune")):
                 process.kill()
         process.stdout.close()
-        if any(path.name == "part.npz" for path in unfinished(clone, "fine_tune")):
+        if any(path.name == ".part.state.npz" for path in unfinished(clone, "fine_tune")):
             break
     else:
         pytest.fail("no kill hit the writing of a checkpoint")

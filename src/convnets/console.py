@@ -56,7 +56,6 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in REMEDIES:
             raise
-        sys.unraisablehook = lambda _: None  # h5py cannot close such a file, and would say so
         problem, remedy = os.strerror(error.errno), REMEDIES[error.errno]
         print(f"error: {error.filename or Path.cwd()}: {problem}; {remedy}", file=sys.stderr)
         sys.exit(1)

@@ -35,8 +35,9 @@ def whole(path: Path) -> Iterator[Path]:
             _remove(part)
         _remove(old)
     except OSError as error:
-        if error.filename in (None, str(part)):  # a full disk is told without the file
-            error.filename = str(path)
+        named = [Path(str(name)) for name in (error.filename, error.filename2) if name is not None]
+        if not named or any(name.is_relative_to(part) for name in named):
+            error.filename = str(path)  # a full disk is told without the file
         raise
 
 
