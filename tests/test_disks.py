@@ -135,7 +135,7 @@ def test_a_folder_that_may_not_be_written_to(archive, capsys):
     # Nobody may enter pytest's own folders.
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = shutil.copy(archive, folder)
+        source = Path(shutil.copy(archive, folder))
         folder.chmod(0o555)
         if os.geteuid() == 0:  # root may write everywhere
             os.seteuid(65534)

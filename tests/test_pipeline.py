@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from convnets import models, sample
-from tests.commands import Clone, executed
+from tests.commands import TOKEN, Clone, executed, holding
 
 STAGES = (
     *("download", "subset", "download_weights", "extract_features", "extract_views"),
@@ -41,6 +41,7 @@ def clone(empty_clone: Clone) -> Clone:
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     empty_clone.run("git", *identity, "commit", "-qam", "tiny")
     assert set(executed(empty_clone.run("dvc", "repro"))) == set(STAGES)
+    empty_clone.first_lock = (empty_clone.folder / "dvc.lock").read_text()
     return empty_clone
 
 
@@ -159,6 +160,40 @@ def test_queued_experiments_land_in_the_same_store(clone):
     new = runs.head(len(runs) - before)
     assert {"train_feature_head", "evaluate"} <= set(new["tags.stage"])
     assert set(new["tags.dvc_exp_name"]) == {"q1"}
+
+
+def test_four_queued_experiments_two_at_a_time_are_all_recorded(clone):
+    before = len(clone.runs())
+    # download_mnist alone: quick, and each with another seed.
+    clone.run("dvc", "exp", "run", "--queue", "-S", "seed=1,2,3,4", "download_mnist")
+    clone.run("dvc", "exp", "run", "--run-all", "-j", "2")
+    runs = clone.runs()
+    new = runs.head(len(runs) - before)
+    assert list(new["tags.stage"]) == ["download_mnist"] * 4
+    assert set(new["status"]) == {"FINISHED"}
+    assert set(new["params.seed"]) == {"1", "2", "3", "4"}
+    shown = json.loads(clone.run("dvc", "exp", "show", "--json"))
+    names = {item["name"] for item in shown[-1]["experiments"] or [] if item.get("name")}
+    assert set(new["tags.dvc_exp_name"]) <= names
+
+
+def test_another_clone_makes_the_same_bytes(clone, tmp_path):
+    """Every out of every stage: images, features, weights, models, metrics and figures."""
+    other = Clone.of_commit(tmp_path / "elsewhere")
+    make_quick(other)
+    assert set(executed(other.run("dvc", "repro"))) == set(STAGES)
+
+    def outs(lock: str) -> dict[str, dict[str, str]]:
+        return {
+            stage: {out["path"]: out["md5"] for out in entry["outs"]}
+            for stage, entry in yaml.safe_load(lock)["stages"].items()
+        }
+
+    assert outs((other.folder / "dvc.lock").read_text()) == outs(clone.first_lock)
+
+
+def test_no_token_is_written_anywhere(clone):
+    assert not holding(TOKEN, clone.folder)
 
 
 def test_a_folder_of_three_classes(tmp_path):

@@ -19,7 +19,7 @@ import pytest
 from convnets import models, sync, tracking, training
 from convnets.batches import Examples
 from convnets.console import InputError
-from tests.commands import ROOT
+from tests.commands import ROOT, holding
 
 DIGITS = Examples(
     np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1)).astype("uint8"),
@@ -43,6 +43,8 @@ def project(tmp_path, monkeypatch, request) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("DVC_EXP_NAME", request.node.name)
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.setenv(name, SECRET)
     return folder
 
 
@@ -202,8 +204,16 @@ def is_whole(uri: str, experiment: str, model: keras.Model) -> str:
 
 def test_a_server_that_dies_amid_a_run(project, server, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    model = train(between=server.kill)
+
+    def between() -> None:
+        # The run is under way: what is unfinished, the metrics and the server's own files.
+        assert list(project.glob(".unfinished/*/*/state.npz"))
+        assert not holding(SECRET, project, server.folder)
+        server.kill()
+
+    model = train(between)
     output = capsys.readouterr().out
+    assert not holding(SECRET, project)
     assert "warning: MLflow fails (" in output
     assert "train_mnist@max_pooling goes on without it" in output
     assert "run `python -m convnets sync`" in output
@@ -220,6 +230,27 @@ def test_a_server_that_dies_amid_a_run(project, server, monkeypatch, capsys):
     assert run_sync(project, server.uri).endswith("train_mnist@max_pooling: recorded\n")
     assert not list((project / ".unrecorded").iterdir())
     assert is_whole(server.uri, "test_a_server_that_dies_amid_a_run", model) == begun.info.run_id
+    assert not holding(SECRET, project, server.folder)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(project):
+    endless = DIGITS._replace(inputs=np.full((40, 28, 28, 1), np.inf, "float32"))
+    with (
+        pytest.raises(InputError, match="the loss is not a number in epoch 1; lower the learning"),
+        tracking.run("train_mnist", "max_pooling") as run,
+    ):
+        training.fit(
+            lambda: models.mnist_convnet(True),
+            endless,
+            DIGITS,
+            SETTINGS,
+            run,
+            Path("metrics/nan.json"),
+        )
+    assert not list(Path("metrics").glob("nan*"))
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    (run,) = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
+    assert run.info.status == "FAILED"
 
 
 @pytest.mark.parametrize("failing", ["nothing_listens", "answers_500"])
