@@ -117,7 +117,8 @@ def test_a_dead_tracking_server_costs_no_stage(clone):
     )
     assert "download_mnist goes on without it" in output
     assert "Traceback" not in output
-    assert "download_mnist: recorded" in clone.run(sys.executable, "-m", "convnets", "sync")
+    command = ("env", "PYTHONPATH=src", sys.executable, "-m", "convnets", "sync")
+    assert "download_mnist: recorded" in clone.run(*command)
 
 
 def test_the_metrics_and_plots_have_something_to_show(clone):
