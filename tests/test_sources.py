@@ -5,6 +5,8 @@ import io
 import os
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from PIL import Image
 from convnets import archive, images, sample, sources, subset
 from convnets.archive import Image as Found
 from convnets.console import InputError
+from tests.commands import ROOT
 
 COUNTS = {"train": 3, "validation": 2, "test": 1}
 
@@ -361,3 +364,29 @@ def test_a_linear_model_on_pixels_does_badly_on_the_sample():
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01))
     train = numbers < 300
     assert model.fit(pixels[train], labels[train]).score(pixels[~train], labels[~train]) < 0.68
+
+
+def test_digits_that_were_tampered_with_are_not_taken(tmp_path):
+    """Keras knows the hash of MNIST, also of a file that it got before."""
+    (tmp_path / "datasets").mkdir()
+    arrays = {"x": np.zeros((9, 28, 28), np.uint8), "y": np.zeros(9, np.uint8)}
+    np.savez(
+        tmp_path / "datasets/mnist.npz",
+        **{f"{name}_{split}": arrays[name] for name in "xy" for split in ("train", "test")},
+    )
+    code = (
+        "from pathlib import Path; from convnets import console, mnist;"
+        "console.run(lambda: mnist.write('keras', Path(), 0, Path('out.npz')))"
+    )
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | nowhere | {"KERAS_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "error: mnist.npz: cannot be downloaded" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.npz").exists()
