@@ -34,15 +34,24 @@ def make_quick(clone: Clone, **sections: dict[str, object]) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
+def reproduced(clone: Clone) -> Clone:
+    """The clone after its first `dvc repro`, with params that make every stage quick."""
+    make_quick(clone)
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    clone.run("git", *identity, "commit", "-qam", "tiny")
+    assert set(executed(clone.run("dvc", "repro"))) == set(STAGES)
+    clone.first_lock = (clone.folder / "dvc.lock").read_text()
+    return clone
+
+
 @pytest.fixture(scope="module")
 def clone(empty_clone: Clone) -> Clone:
-    """A clone whose params make every stage quick, after its first `dvc repro`."""
-    make_quick(empty_clone)
-    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
-    empty_clone.run("git", *identity, "commit", "-qam", "tiny")
-    assert set(executed(empty_clone.run("dvc", "repro"))) == set(STAGES)
-    empty_clone.first_lock = (empty_clone.folder / "dvc.lock").read_text()
-    return empty_clone
+    return reproduced(empty_clone)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Clone:
+    return reproduced(Clone.of_commit(tmp_path_factory.mktemp("elsewhere") / "other"))
 
 
 def test_each_stage_was_one_run(clone):
@@ -154,16 +163,6 @@ def test_epochs_sets_every_training_stage_also_in_a_temporary_directory(clone):
         assert clone.steps(run["run_id"]) == 2
 
 
-def test_queued_experiments_land_in_the_same_store(clone):
-    before = len(clone.runs())
-    clone.run("dvc", "exp", "run", "--queue", "-n", "q1", "-S", "train_feature_head.units=8")
-    clone.run("dvc", "exp", "run", "--run-all")
-    runs = clone.runs()
-    new = runs.head(len(runs) - before)
-    assert {"train_feature_head", "evaluate"} <= set(new["tags.stage"])
-    assert set(new["tags.dvc_exp_name"]) == {"q1"}
-
-
 def test_four_queued_experiments_two_at_a_time_are_all_recorded(clone):
     before = len(clone.runs())
     # download_mnist alone: quick, and each with another seed.
@@ -179,11 +178,8 @@ def test_four_queued_experiments_two_at_a_time_are_all_recorded(clone):
     assert set(new["tags.dvc_exp_name"]) <= names
 
 
-def test_another_clone_makes_the_same_bytes(clone, tmp_path):
+def test_another_clone_makes_the_same_bytes(clone, other):
     """Every out of every stage: images, features, weights, models, metrics and figures."""
-    other = Clone.of_commit(tmp_path / "elsewhere")
-    make_quick(other)
-    assert set(executed(other.run("dvc", "repro"))) == set(STAGES)
 
     def outs(lock: str) -> dict[str, dict[str, str]]:
         return {
@@ -191,14 +187,14 @@ def test_another_clone_makes_the_same_bytes(clone, tmp_path):
             for stage, entry in yaml.safe_load(lock)["stages"].items()
         }
 
-    assert outs((other.folder / "dvc.lock").read_text()) == outs(clone.first_lock)
+    assert outs(other.first_lock) == outs(clone.first_lock)
 
 
 def test_no_token_is_written_anywhere(clone):
     assert not holding(TOKEN, clone.folder)
 
 
-def test_a_folder_of_three_classes(tmp_path):
+def test_a_folder_of_three_classes(other, tmp_path):
     """Every stage follows the number of classes, and their names travel with the models."""
     names = ["chat", "chien", "rien à voir"]
     photos = tmp_path / "photos"
@@ -208,15 +204,15 @@ def test_a_folder_of_three_classes(tmp_path):
         sample.draw("cat", number, 0).save(photos / names[0] / f"{number}.png")
         sample.draw("dog", number, 0).save(photos / names[1] / f"{number}.JPG")
         sample.draw("dog", number, 1).rotate(180).save(photos / names[2] / f"{number}.jpeg")
-    clone = Clone.of_commit(tmp_path / "convnets")
-    make_quick(clone, data={"source": "folder", "path": str(photos)})
-    assert set(executed(clone.run("dvc", "repro"))) == set(STAGES)
+    make_quick(other, data={"source": "folder", "path": str(photos)})
+    apart = {stage for stage in STAGES if "mnist" in stage} | {"download_weights"}
+    assert set(executed(other.run("dvc", "repro"))) == set(STAGES) - apart
     for stage in TRAINING:
         if "mnist" in stage:
             continue
-        path = clone.folder / f"models/{stage}.keras"
+        path = other.folder / f"models/{stage}.keras"
         assert models.class_names(path) == names
         assert models.load(path).output_shape == (None, 3)
-    runs = clone.runs().set_index("tags.stage")
+    runs = other.runs().drop_duplicates("tags.stage").set_index("tags.stage")
     (output,) = mlflow.MlflowClient().get_run(runs.loc["fine_tune", "run_id"]).outputs.model_outputs
     assert mlflow.models.get_model_info(f"models:/{output.model_id}").metadata["classes"] == names
