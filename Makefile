@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check ui lock clean
+.PHONY: repro test check ui lock audit clean
 
 repro: .venv/installed ## the pipeline, on the embedded sample unless params.yaml says otherwise
 	dvc repro
@@ -28,6 +28,9 @@ ui: .venv/installed ## the MLflow UI, on this machine only
 lock: ## resolve pyproject.toml anew, for every platform; needs uv
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--group dev --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+audit: ## look the locked packages up among the known vulnerabilities; needs pip-audit
+	pip-audit --require-hashes --disable-pip -r requirements.lock
 
 clean: ## all that can be made again, but not the runs in mlflow.db
 	rm -rf .venv data models dvc_plots

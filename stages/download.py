@@ -3,37 +3,33 @@
 import json
 from pathlib import Path
 
-from convnets import archive, console, params, sources, tracking
+from convnets import archive, console, files, params, sources, tracking
 
 
 def main() -> None:
     p = params.load()
     out = Path("data/images.zip")
-    unfinished = out.with_suffix(".zip.part")
-    out.parent.mkdir(exist_ok=True)
     with tracking.run("download") as run:
         path = Path(p.data.path or "").expanduser()
-        try:
+        with files.whole(out) as part:
             match p.data.source:
                 case "sample":
                     count = p.subset.train + p.subset.validation + p.subset.test
-                    sources.write_sample(unfinished, count, p.seed)
+                    sources.write_sample(part, count, p.seed)
                 case "archive":
-                    sources.copy_archive(path, unfinished)
+                    sources.copy_archive(path, part)
                 case "folder":
-                    sources.pack_folder(path, unfinished)
+                    sources.pack_folder(path, part)
                 case "kaggle":
-                    sources.download_from_kaggle(unfinished)
-            with archive.open_images(unfinished) as (_, images):
+                    sources.download_from_kaggle(part)
+            with archive.open_images(part) as (_, images):
                 summary = {
                     "source": p.data.source,
                     "images": len(images),
-                    "bytes": unfinished.stat().st_size,
+                    "bytes": part.stat().st_size,
                 }
-            unfinished.replace(out)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        Path("metrics/download.json").write_text(json.dumps(summary, indent=2) + "\n")
+        with files.whole(Path("metrics/download.json")) as part:
+            part.write_text(json.dumps(summary, indent=2) + "\n")
         run.artifact(Path("metrics/download.json"))
     console.say(f"{out}: {summary['images']:,} images")
 

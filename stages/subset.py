@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from convnets import console, params, subset, tracking
+from convnets import console, files, params, subset, tracking
 
 
 def main() -> None:
@@ -15,7 +15,8 @@ def main() -> None:
         summary = subset.write(
             Path("data/images.zip"), out, counts, p.image_size, p.seed, p.subset.max_rejected
         )
-        Path("metrics/subset.json").write_text(json.dumps(summary, indent=2) + "\n")
+        with files.whole(Path("metrics/subset.json")) as part:
+            part.write_text(json.dumps(summary, indent=2) + "\n")
         run.artifact(Path("metrics/subset.json"))
     console.say(f"{out}: {summary}")
 

@@ -10,6 +10,7 @@ import mlflow
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]
+TOKEN = "planted-" + "token"  # in parts, since a clone has this file too
 
 
 class Clone:
@@ -17,6 +18,7 @@ class Clone:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.first_lock = ""  # dvc.lock after the first `dvc repro`
 
     @classmethod
     def of_commit(cls, folder: Path) -> "Clone":
@@ -29,6 +31,8 @@ class Clone:
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
+            "KAGGLE_API_TOKEN": TOKEN,
+            "KAGGLE_KEY": TOKEN,
         }
         for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME", "PYTHONPATH"):
             environment.pop(name, None)
@@ -46,6 +50,7 @@ class Clone:
             text=True,
         )
         assert done.returncode == status, done.stdout
+        assert TOKEN not in done.stdout
         return done.stdout
 
     def runs(self) -> pd.DataFrame:
@@ -62,3 +67,13 @@ class Clone:
 
 def executed(output: str) -> list[str]:
     return re.findall(r"Running stage '([^']+)'", output)
+
+
+def holding(secret: str, *folders: Path) -> list[Path]:
+    """The files that have a secret in them, databases and archives among them."""
+    return [
+        file
+        for folder in folders
+        for file in folder.rglob("*")
+        if file.is_file() and secret.encode() in file.read_bytes()
+    ]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convnets import augmentation, batches, features, npy
+from convnets import augmentation, batches, features, mnist, npy
 from convnets.batches import Augment, Examples
 from convnets.console import InputError
 
@@ -94,6 +94,22 @@ def test_augmented_batches_are_the_same_twice_and_differ_by_epoch():
         assert (labels == others).all()
     first, second = ({label: x for x, label in zip(*epoch, strict=True)} for epoch in runs[0])
     assert not (first[0] == second[0]).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    count=st.integers(2, 300), share=st.floats(0.01, 0.99), seed=st.integers(0, 99), data=st.data()
+)
+def test_the_digits_held_out_and_the_rest_are_disjoint_and_complete(count, share, seed, data):
+    labels = np.array(data.draw(st.lists(st.integers(0, 9), min_size=count, max_size=count)))
+    examples = Examples(np.arange(count)[:, None], labels, Path("unused"))
+    train, validation = mnist.hold_out(examples, share, seed)
+    assert len(validation.labels) == max(1, round(share * count))
+    rows = np.concatenate([train.inputs, validation.inputs])[:, 0]
+    assert sorted(rows) == list(range(count))
+    assert (np.concatenate([train.labels, validation.labels]) == labels[rows]).all()
+    again = mnist.hold_out(examples, share, seed)[1]
+    assert (again.inputs == validation.inputs).all()
 
 
 def test_in_order_is_in_order():

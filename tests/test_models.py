@@ -161,6 +161,34 @@ def test_a_model_with_a_lambda_is_refused(tmp_path):
         models.load(tmp_path / "evil.keras")
 
 
+def test_a_model_with_a_class_of_its_own_is_refused(tmp_path):
+    @keras.saving.register_keras_serializable("elsewhere")
+    class Own(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    inputs = keras.Input((4,))
+    keras.Model(inputs, Own()(inputs)).save(tmp_path / "own.keras")
+    registered = keras.saving.get_custom_objects()
+    del registered["elsewhere>Own"]
+    with pytest.raises(InputError, match=r"own\.keras: cannot be loaded safely"):
+        models.load(tmp_path / "own.keras")
+
+
+def test_weights_of_another_architecture_in_a_model_are_refused(tmp_path):
+    for name, pooling in (("a.keras", True), ("b.keras", False)):
+        models.save(models.mnist_convnet(pooling), tmp_path / name, [])
+    with (
+        zipfile.ZipFile(tmp_path / "a.keras") as a,
+        zipfile.ZipFile(tmp_path / "b.keras") as b,
+        zipfile.ZipFile(tmp_path / "mixed.keras", "w") as mixed,
+    ):
+        for name in a.namelist():
+            mixed.writestr(name, (b if name == "model.weights.h5" else a).read(name))
+    with pytest.raises(InputError, match=r"mixed\.keras: cannot be loaded safely"):
+        models.load(tmp_path / "mixed.keras")
+
+
 def test_a_truncated_model_is_refused(tmp_path):
     path = tmp_path / "cut.keras"
     models.save(models.mnist_convnet(True), path, [])

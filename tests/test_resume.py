@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.commands import Clone
+from tests.commands import TOKEN, Clone, holding
 
 pytestmark = pytest.mark.pipeline
 
@@ -111,10 +111,10 @@ def test_a_kill_amid_the_writing_of_a_checkpoint_is_survived(clone):
     for _ in range(10):
         process = start(clone, "fine_tune")
         while process.poll() is None:
-            if any(path.name == "part.npz" for path in unfinished(clone, "fine_tune")):
+            if any(path.name == ".part.state.npz" for path in unfinished(clone, "fine_tune")):
                 process.kill()
         process.stdout.close()
-        if any(path.name == "part.npz" for path in unfinished(clone, "fine_tune")):
+        if any(path.name == ".part.state.npz" for path in unfinished(clone, "fine_tune")):
             break
     else:
         pytest.fail("no kill hit the writing of a checkpoint")
@@ -132,6 +132,8 @@ def test_a_polite_stop_says_so_and_marks_the_run(clone):
     assert "Traceback" not in output
     stopped = clone.runs().iloc[0]
     assert (stopped["tags.stage"], stopped["status"]) == ("train_scratch", "KILLED")
+    assert unfinished(clone, "train_scratch")
+    assert not holding(TOKEN, clone.folder)
 
     # Other params: what was begun is of no use, and is swept.
     path = clone.folder / "params.yaml"

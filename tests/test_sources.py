@@ -1,8 +1,12 @@
 """Archives and images from outside, honest and hostile, and the subset made of them."""
 
+import copy
 import io
+import os
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from PIL import Image
 from convnets import archive, images, sample, sources, subset
 from convnets.archive import Image as Found
 from convnets.console import InputError
+from tests.commands import ROOT
 
 COUNTS = {"train": 3, "validation": 2, "test": 1}
 
@@ -27,6 +32,7 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
 
 
 PHOTO = encoded(sample.draw("cat", 0, 0))
+RED = Image.new("RGB", (60, 40), (250, 10, 10))
 
 
 def packed(path: Path, members: dict[str, bytes]) -> Path:
@@ -79,6 +85,59 @@ def truncated(path: Path) -> Path:
     return path
 
 
+def twice(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as target, pytest.warns(UserWarning, match="Duplicate name"):
+        target.writestr("cat/a.jpg", PHOTO)
+        target.writestr("cat/a.jpg", PHOTO)
+    return path
+
+
+def overlapping(path: Path) -> Path:
+    """A zip bomb that no member gives away: they are all the same bytes of the file."""
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("cat/0.jpg", PHOTO)
+        (first,) = target.filelist
+        for number in range(1, 100):
+            again = copy.copy(first)
+            again.filename = f"cat/{number}.jpg"
+            target.filelist.append(again)
+    return path
+
+
+def misnamed(path: Path) -> Path:
+    """A name that is said to be UTF-8, and is not."""
+    packed(path, {"train/chät.0.jpg": PHOTO})
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xff\xff"))
+    return path
+
+
+def damaged(path: Path) -> Path:
+    """A nested zip whose compressed bytes are not."""
+    packed(path, {"train.zip": b"a" * 100})
+    content = bytearray(path.read_bytes())
+    start = content.index(b"train.zip") + len("train.zip")
+    content[start : start + 3] = b"\xff\xff\xff"
+    path.write_bytes(content)
+    return path
+
+
+def unknown_compression(path: Path) -> Path:
+    packed(path, {"train.zip": PHOTO})
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        struct.pack_into("<H", content, content.index(signature) + offset, 99)
+    path.write_bytes(content)
+    return path
+
+
+def packed_with_folder(path: Path, folder: str) -> Path:
+    packed(path, {"x/cat/a.jpg": PHOTO, "x/cat/b.jpg": PHOTO})
+    with zipfile.ZipFile(path, "a") as target:
+        for name in ("x/", "x/cat/", "__MACOSX/", folder):
+            target.mkdir(name)
+    return path
+
+
 HOSTILE = {
     "points outside": lambda path: packed(path, {"../../cat.0.jpg": PHOTO}),
     "outside the archive": lambda path: packed(path, {"/cat.0.jpg": PHOTO}),
@@ -86,7 +145,17 @@ HOSTILE = {
     "is encrypted": encrypted,
     "zip bomb": lambda path: packed(path, {"train/cat.0.jpg": bytes(10**7)}),
     "not a whole zip": truncated,
+    "in all, like a zip bomb": overlapping,
     "not a whole zip file": lambda path: packed(path, {"train.zip": b"no zip"}),
+    "not a whole zip file .Error -3": damaged,
+    "not a whole zip file .That compression": unknown_compression,
+    "not a whole zip file .'utf-8' codec": misnamed,
+    "'cat/a.jpg' is there more than once": twice,
+    "'b/cat.1.jpg' and 'a/cat.01.jpeg' are both number 1 of 'cat'": lambda path: packed(
+        path, {"b/cat.1.jpg": PHOTO, "a/cat.01.jpeg": PHOTO, "dog.1.jpg": PHOTO}
+    ),
+    "class 'dog' has no images": lambda path: packed_with_folder(path, "x/dog/"),
+    "only one class of images, 'cat'": lambda path: packed(path, {"cat.0.jpg": PHOTO}),
     "no images found": lambda path: packed(path, {"readme.txt": b""}),
     "no such file": lambda path: path,
 }
@@ -116,6 +185,10 @@ def test_the_subset_is_the_books(tmp_path):
     assert summary["train"] == {"cat": 3, "dog": 3}
 
 
+def test_folders_beside_the_classes_are_passed_over(tmp_path):
+    assert len(opened(packed_with_folder(tmp_path / "x.zip", "x/.thumbnails/"))) == 2
+
+
 def test_missing_numbers_are_told(tmp_path):
     members = kaggle()
     del members["train/dog.4.jpg"]
@@ -124,13 +197,47 @@ def test_missing_numbers_are_told(tmp_path):
         subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.0)
 
 
-def test_unreadable_images_are_counted_and_too_many_refused(tmp_path):
-    source = packed(tmp_path / "train.zip", kaggle() | {"train/cat.1.jpg": b"<html>"})
-    with pytest.raises(InputError, match=r"1 of 12 images are unreadable.*cat\.1\.jpg \(no JPEG"):
+UNREADABLE = {
+    "no JPEG or PNG": b"<html></html>",
+    "truncated": PHOTO[: len(PHOTO) // 2],
+    "far too many pixels": encoded(Image.new("1", (20_000, 20_000)), "PNG"),
+}
+
+
+@pytest.mark.parametrize("problem", UNREADABLE)
+def test_unreadable_images_are_counted_and_too_many_refused(tmp_path, problem):
+    bad = {"train/cat.1.jpg": UNREADABLE[problem]}
+    source = packed(tmp_path / "train.zip", kaggle() | bad)
+    expected = rf"1 of 12 images are unreadable, the first is 'train/cat\.1\.jpg' \(.*{problem}"
+    with pytest.raises(InputError, match=expected):
         subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.05)
+    assert not (tmp_path / "out").exists()
     summary = subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.1)
     assert summary["rejected"] == 1
     assert len(np.load(tmp_path / "out/train.npy")) == 5
+
+
+def test_a_class_whose_images_are_all_unreadable_is_refused(tmp_path):
+    source = packed(tmp_path / "train.zip", kaggle() | {"train/dog.5.jpg": b""})
+    with pytest.raises(InputError, match="no image of class 'dog' for test is readable"):
+        subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.5)
+
+
+def test_a_failure_leaves_the_earlier_subset(tmp_path):
+    out = tmp_path / "out"
+    subset.write(packed(tmp_path / "a.zip", kaggle()), out, COUNTS, 78, 0, 0.0)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert len(before) == 6
+    # Its train and validation images are good, and others.
+    bad = {f"{label}.{i}.jpg": encoded(RED) for label in ("cat", "dog") for i in range(5)}
+    bad |= {f"{label}.5.jpg": b"" for label in ("cat", "dog")}
+    with pytest.raises(InputError, match="2 of 12 images are unreadable"):
+        subset.write(packed(tmp_path / "b.zip", bad), out, COUNTS, 78, 0, 0.0)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    good = {name: encoded(RED) for name in bad}
+    subset.write(packed(tmp_path / "b.zip", good), out, COUNTS, 78, 0, 0.0)
+    assert (out / "train.npy").read_bytes() != before["train.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "b.zip", "out"]
 
 
 NAMES = st.sets(st.text("abcdefgh", min_size=1, max_size=6), min_size=8, max_size=30)
@@ -180,9 +287,12 @@ def test_a_folder_is_packed_with_its_classes(tmp_path):
     assert summary["test"] == {"ant": 1, "bee": 1, "cow": 1}
     with pytest.raises(InputError, match="no such folder"):
         sources.pack_folder(tmp_path / "none", tmp_path / "none.zip")
-
-
-RED = Image.new("RGB", (60, 40), (250, 10, 10))
+    (tmp_path / "own/dog").mkdir()
+    with pytest.raises(InputError, match="own: class 'dog' has no images"):
+        sources.pack_folder(tmp_path / "own", tmp_path / "own.zip")
+    Path(os.fsdecode(bytes(tmp_path / "own/dog") + b"/\xff.jpg")).write_bytes(PHOTO)
+    with pytest.raises(InputError, match=r"the name '\\udcff.jpg' is not UTF-8; rename it"):
+        sources.pack_folder(tmp_path / "own", tmp_path / "own.zip")
 
 
 @pytest.mark.parametrize(
@@ -221,6 +331,7 @@ def test_transparency_is_white_sixteen_bits_are_scaled_and_exif_turns():
         b"",
         b"<html></html>",
         PHOTO[: len(PHOTO) // 2],
+        encoded(sample.draw("cat", 0, 0), "PNG")[:5000],
         encoded(RED, "GIF"),
         encoded(Image.new("1", (20_000, 20_000)), "PNG"),
     ],
@@ -253,3 +364,29 @@ def test_a_linear_model_on_pixels_does_badly_on_the_sample():
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01))
     train = numbers < 300
     assert model.fit(pixels[train], labels[train]).score(pixels[~train], labels[~train]) < 0.68
+
+
+def test_digits_that_were_tampered_with_are_not_taken(tmp_path):
+    """Keras knows the hash of MNIST, also of a file that it got before."""
+    (tmp_path / "datasets").mkdir()
+    arrays = {"x": np.zeros((9, 28, 28), np.uint8), "y": np.zeros(9, np.uint8)}
+    np.savez(
+        tmp_path / "datasets/mnist.npz",
+        **{f"{name}_{split}": arrays[name] for name in "xy" for split in ("train", "test")},
+    )
+    code = (
+        "from pathlib import Path; from convnets import console, mnist;"
+        "console.run(lambda: mnist.write('keras', Path(), 0, Path('out.npz')))"
+    )
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | nowhere | {"KERAS_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "error: mnist.npz: cannot be downloaded" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.npz").exists()

@@ -1,13 +1,17 @@
 """A pretrained convolutional base of `keras.applications`: weights, preprocessing and cut."""
 
 import difflib
+import errno
 import inspect
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from convnets import files
 from convnets.console import InputError
 
 
@@ -44,6 +48,7 @@ def write_weights(name: str, size: int, weights: str, seed: int, out: Path) -> N
 
     Raises:
         InputError: the weights cannot be had or are another model's.
+        OSError: the disk is full.
     """
     keras.utils.set_random_seed(seed)
     if weights == "imagenet":
@@ -58,10 +63,11 @@ def write_weights(name: str, size: int, weights: str, seed: int, out: Path) -> N
             ) from error
     else:
         base = build(name, size, None if weights == "random" else Path(weights).expanduser())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f"part.{out.name}")
-    base.save_weights(unfinished)
-    unfinished.replace(out)
+    with files.whole(out) as part:
+        # h5py brings the process down on a disk that fills up under it.
+        if shutil.disk_usage(part.parent).free < 4 * base.count_params() + 2**20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        base.save_weights(part)
 
 
 def preprocess(name: str, pixels: Any) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from convnets import files
 from convnets.batches import Examples
 from convnets.console import InputError
 
@@ -36,10 +37,8 @@ def write(source: str, path: Path, seed: int, out: Path) -> None:
         arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
     else:
         arrays = _read(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f"part.{out.name}")
-    np.savez(unfinished, allow_pickle=False, **arrays)
-    unfinished.replace(out)
+    with files.whole(out) as part:
+        np.savez(part, allow_pickle=False, **arrays)
 
 
 def load(path: Path, split: str) -> Examples:

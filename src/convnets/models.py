@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 from keras import layers
 
+from convnets import files
 from convnets.console import InputError
 
 
@@ -80,26 +81,23 @@ def save(model: keras.Model, path: Path, classes: list[str]) -> None:
     into `config.json` the memory addresses of objects that layers share. The time is taken out and
     the addresses are counted instead, so that DVC sees a change only where there is one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part.keras")
-    repacked = unfinished.with_suffix(".zip")
-    try:
-        model.save(unfinished)
-        with zipfile.ZipFile(unfinished) as source, zipfile.ZipFile(repacked, "w") as target:
-            for name in sorted(source.namelist()):
-                content = source.read(name)
-                if name == "metadata.json":
-                    metadata = json.loads(content)
-                    del metadata["date_saved"]
-                    metadata["classes"] = classes
-                    content = json.dumps(metadata).encode()
-                elif name == "config.json":
-                    content = _counted(content)
-                target.writestr(zipfile.ZipInfo(name), content)
-        repacked.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-        repacked.unlink(missing_ok=True)
+    with files.whole(path) as part:
+        unfinished = part.with_name(f".keras{part.name}")
+        try:
+            model.save(unfinished)
+            with zipfile.ZipFile(unfinished) as source, zipfile.ZipFile(part, "w") as target:
+                for name in sorted(source.namelist()):
+                    content = source.read(name)
+                    if name == "metadata.json":
+                        metadata = json.loads(content)
+                        del metadata["date_saved"]
+                        metadata["classes"] = classes
+                        content = json.dumps(metadata).encode()
+                    elif name == "config.json":
+                        content = _counted(content)
+                    target.writestr(zipfile.ZipInfo(name), content)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def class_names(path: Path) -> list[str]:

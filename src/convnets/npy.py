@@ -79,6 +79,9 @@ def writer(
             yield out
             out.write_header()
         part.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk is told without the file
+        raise
     finally:
         if not resume:
             part.unlink(missing_ok=True)

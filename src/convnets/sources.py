@@ -35,7 +35,8 @@ def pack_folder(path: Path, out: Path) -> None:
     """Pack `<class>/*.jpg` (or .jpeg, .png) under `path` into an archive, class folders kept.
 
     Raises:
-        InputError: there is no such folder, or it holds no class with images.
+        InputError: there is no such folder, it holds no class with images or one without, or a
+            name that is not UTF-8.
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; correct data.path")
@@ -44,6 +45,17 @@ def pack_folder(path: Path, out: Path) -> None:
     )
     if not files:
         raise InputError(f"{path}: no images; expected <class>/*.jpg, .jpeg or .png in it")
+    classes = {file.parent for file in files}
+    for folder in sorted(path.iterdir()):
+        if folder.is_dir() and folder not in classes and not folder.name.startswith("."):
+            raise InputError(
+                f"{path}: class {folder.name!r} has no images; add some or remove the folder"
+            )
+    for file in files:
+        try:
+            file.relative_to(path).as_posix().encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{path}: the name {file.name!r} is not UTF-8; rename it") from error
     with zipfile.ZipFile(out, "w") as packed:  # stored: photographs do not compress
         for file in progress(files, "pack", len(files)):
             info = zipfile.ZipInfo(file.relative_to(path).as_posix())

@@ -1,14 +1,14 @@
 """The book's small subset: which images go to which split, decoded once into arrays."""
 
 import hashlib
-import zipfile
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from convnets import archive, images, npy
+from convnets import archive, files, images, npy
 from convnets.console import InputError, progress
 
 SPLITS = ("train", "validation", "test")
@@ -84,7 +84,7 @@ def write(
 
     Args:
         source: an archive of images.
-        folder: where to write.
+        folder: where to write; what was there is replaced once all is written.
         counts: images per class of each split.
         size: of the decoded images, in pixels.
         seed: of the splits, in a `<class>/` layout.
@@ -94,11 +94,11 @@ def write(
         The numbers of images by split and class, and the unreadable ones with their reasons.
 
     Raises:
-        InputError: the archive cannot be used, or too many images are unreadable.
+        InputError: the archive cannot be used, too many images are unreadable, or all of a class.
     """
     rejected: dict[str, str] = {}
     summary: dict[str, Any] = {}
-    with archive.open_images(source) as (container, found):
+    with archive.open_images(source) as (container, found), files.whole(folder) as part:
         try:
             chosen = choose(found, counts, seed)
         except InputError as error:
@@ -106,23 +106,28 @@ def write(
         labels = {name: label for label, name in enumerate(sorted({i.label for i in found}))}
         for split, members in chosen.items():
             rows = []
-            with npy.writer(folder / f"{split}.npy", (size, size, 3), "uint8") as out:
+            with npy.writer(part / f"{split}.npy", (size, size, 3), "uint8") as out:
                 for image in progress(members, f"decode {split}", len(members)):
                     try:
                         pixels = images.decode(container.read(image.member), size)
-                    except (images.ImageError, zipfile.BadZipFile) as error:
+                    except (images.ImageError, *archive.DAMAGE) as error:
                         rejected[image.member] = str(error)
                         continue
                     out.append(pixels[None])
                     rows.append((image.member, image.label, labels[image.label]))
             table = pd.DataFrame(rows, columns=["file", "class", "label"])
-            table.to_csv(folder / f"{split}.csv", index=False)
+            table.to_csv(part / f"{split}.csv", index=False)
             summary[split] = dict(Counter(table["class"]))
-    total = sum(map(len, chosen.values()))
-    if len(rejected) > max_rejected * total:
-        name, reason = next(iter(rejected.items()))
-        raise InputError(
-            f"{source}: {len(rejected)} of {total} images are unreadable, the first is "
-            f"{name} ({reason}); mend them or raise subset.max_rejected"
-        )
+        total = sum(map(len, chosen.values()))
+        if len(rejected) > max_rejected * total:
+            name, reason = next(iter(rejected.items()))
+            raise InputError(
+                f"{source}: {len(rejected)} of {total} images are unreadable, the first is "
+                f"{name!r} ({reason}); mend them or raise subset.max_rejected"
+            )
+        for split, label in product(chosen, labels):
+            if label not in summary[split]:
+                raise InputError(
+                    f"{source}: no image of class {label!r} for {split} is readable; mend them"
+                )
     return {**summary, "rejected": len(rejected), "rejected_files": rejected}

@@ -1,14 +1,16 @@
-"""One MLflow run for each executed stage; a tracking server that fails never costs a training."""
+"""One MLflow run for each executed stage; a tracking store that fails never costs a training."""
 
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import yaml
 
@@ -18,16 +20,40 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "convnets"
+CHAMPION = "champion"  # the alias of the model to use
 UNFINISHED = Path(".unfinished")
+BEGUN_AS = "begun_as"  # the tag of a run in a store of its own: what the tracking store calls it
+
+SETTINGS = {
+    # MLflow's defaults let a stage wait for minutes at each call of a server that is down or hangs.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    # It would print its server's address, with a password that is in it.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 
 class Run:
-    """An MLflow run that may turn deaf: after a failed call the rest are skipped, and said so."""
+    """An MLflow run that survives its store: when a call fails, the run moves to a local one.
 
-    def __init__(self, stage: str, unfinished: Path) -> None:
+    That store is a folder of `unrecorded()`, from where `convnets.sync` passes the run on. Should
+    even that fail, the run turns deaf: its calls do nothing.
+    """
+
+    def __init__(self, stage: str, unfinished: Path, tags: dict[str, str], params: Any) -> None:
         self.stage = stage
         self.unfinished = unfinished  # a folder that outlives the process until the stage is done
+        self.tags = tags
+        self.params = params
         self.live = True
+        self.run_id = ""  # of the run in the store that it is in now
+        self.folder: Path | None = None  # of the local store that the run has moved to
+        moved = unfinished / "unrecorded"
+        if moved.exists() and (unrecorded() / moved.read_text()).exists():
+            self.folder = unrecorded() / moved.read_text()
 
     def finish(self, out: Path) -> None:
         """Move the finished NumPy files into the stage's out; DVC empties that at each start."""
@@ -36,16 +62,72 @@ class Run:
             file.replace(out / file.name)
 
     def attempt(self, call: Callable[[], Any]) -> Any:
-        """Do something with MLflow; a failure is told once and never raised."""
-        if not self.live:
-            return None
+        """Do something with MLflow in the run, begun before if need be; a failure is never raised.
+
+        It is told, and the run moves to a local store, where the call is made once more.
+        """
+        import mlflow
+
+        while self.live:
+            try:
+                if mlflow.active_run() is None:
+                    self._begin()
+                return call()
+            except Exception as error:  # whatever the store or the network throws
+                self.live = self.folder is None and self._move()
+                rest = "goes on without it" if self.live else "leaves it out from here on"
+                say(f"warning: MLflow fails ({reason(error)}); {self.stage} {rest}")
+        return None
+
+    def end(self, status: str) -> None:
+        """End the run, and say what remains to be done."""
+        import mlflow
+
+        self.attempt(lambda: mlflow.end_run(status))
+        with suppress(Exception):  # the run of one who has turned deaf
+            mlflow.end_run(status)
+        if self.live and self.folder is not None:
+            say(f"{self.stage}: to record it in MLflow later, run `python -m convnets sync`")
+
+    def _begin(self) -> None:
+        """Begin the run, or go on with the one that an interrupted process began."""
+        import mlflow
+
+        known, tags = self.unfinished / "mlflow_run", self.tags
+        if self.folder is None:
+            folder, uri = root(), store()
+        else:
+            folder, uri = self.folder, database(self.folder)
+            if known.exists():
+                tags = tags | {BEGUN_AS: known.read_text()}
+            known = folder / "mlflow_run"
+        mlflow.set_tracking_uri(uri)
+        if uri.startswith("sqlite:") and mlflow.get_experiment_by_name(EXPERIMENT) is None:
+            mlflow.create_experiment(EXPERIMENT, (folder / "mlruns").as_uri())
+        mlflow.set_experiment(EXPERIMENT)
+        if known.exists():
+            self.run_id = known.read_text()
+            mlflow.start_run(self.run_id, tags=tags, log_system_metrics=True)
+        else:
+            begun = mlflow.start_run(run_name=self.stage, tags=tags, log_system_metrics=True)
+            self.run_id = begun.info.run_id
+            known.write_text(self.run_id)
+        mlflow.log_params(self.params)
+
+    def _move(self) -> bool:
+        """Leave the store that failed, without another call to it; tell whether that was done."""
+        import mlflow
+
+        folder = unrecorded() / uuid4().hex
         try:
-            return call()
-        except Exception as error:  # whatever the store or the network throws
-            self.live = False
-            reason = " ".join(str(error).split())[:200]
-            say(f"warning: MLflow is left out of the rest of {self.stage} ({reason})")
-            return None
+            mlflow.set_tracking_uri(database(folder))
+            (self.unfinished / "unrecorded").write_text(folder.name)
+        except Exception:  # of the same kinds
+            return False
+        with suppress(Exception):  # the run is not in this store, but no longer the active one
+            mlflow.end_run()
+        self.folder = folder
+        return True
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         """Log numbers, of an epoch if `step` is given."""
@@ -58,8 +140,7 @@ class Run:
         import mlflow
 
         def log() -> None:
-            known = (self.unfinished / "mlflow_run").read_text()
-            history = mlflow.MlflowClient().get_metric_history(known, "val_loss")
+            history = mlflow.MlflowClient().get_metric_history(self.run_id, "val_loss")
             for step in range(len(history) + 1, len(rows) + 1):
                 mlflow.log_metrics(rows[step - 1], step=step)
 
@@ -95,34 +176,15 @@ class Run:
 
         self.attempt(log)
 
-    def model(self, model: Any, example: Any, classes: list[str]) -> str | None:
-        """Log a Keras model with its signature and an input example.
+    def model(self, model: Any, example: Any, classes: list[str]) -> None:
+        """Log a Keras model with its signature.
 
         Args:
             model: takes pixels.
             example: (n, h, w, c) pixels, uint8.
             classes: their names, kept as the model's metadata.
-
-        Returns:
-            The model's URI, or None if it could not be logged.
         """
-        import mlflow
-
-        def log() -> str:
-            inputs = example.astype("float32")
-            signature = mlflow.models.infer_signature(inputs, model.predict(inputs, verbose=0))
-            info = mlflow.keras.log_model(
-                model,
-                name="model",
-                signature=signature,
-                metadata={"classes": classes},
-                # Inferring them would start a process that loads the model once more.
-                pip_requirements=[*mlflow.keras.get_default_pip_requirements(), "tensorflow"],
-            )
-            return str(info.model_uri)
-
-        uri: str | None = self.attempt(log)
-        return uri
+        self.attempt(lambda: _log_model(model, example, classes))
 
     def register(self, model: Any, example: Any, classes: list[str], chosen: str) -> None:
         """Log the champion and register it under the alias `champion`.
@@ -135,24 +197,36 @@ class Run:
         """
         import mlflow
 
-        uri = self.model(model, example, classes)
-
         def register() -> None:
             client = mlflow.MlflowClient()
+            uri = _log_model(model, example, classes)
             version = mlflow.register_model(uri, EXPERIMENT).version
             why = f"{chosen}: the best validation accuracy of the pipeline's models"
             client.update_model_version(EXPERIMENT, version, why)
-            client.set_registered_model_alias(EXPERIMENT, "champion", version)
+            client.set_registered_model_alias(EXPERIMENT, CHAMPION, version)
 
         self.attempt(register)
+
+
+def _log_model(model: Any, example: Any, classes: list[str]) -> str:
+    """Log a model to the active run; return its URI."""
+    import mlflow
+
+    inputs = example.astype("float32")
+    info = mlflow.keras.log_model(
+        model,
+        name="model",
+        signature=mlflow.models.infer_signature(inputs, model.predict(inputs, verbose=0)),
+        metadata={"classes": classes},
+        # Inferring them would start a process that loads the model once more.
+        pip_requirements=[*mlflow.keras.get_default_pip_requirements(), "tensorflow"],
+    )
+    return str(info.model_uri)
 
 
 @contextmanager
 def run(stage: str, item: str | None = None) -> Iterator[Run]:
     """Record a stage as an MLflow run, with the params and deps that `dvc.yaml` declares for it.
-
-    The store is `MLFLOW_TRACKING_URI`, or else the SQLite file of the main checkout, also when
-    DVC runs the stage in a temporary directory: it names the checkout in `DVC_ROOT`.
 
     A stage that was interrupted, even by `kill -9`, finds its `unfinished` folder again and goes on
     as the same MLflow run, if its code, data and params are the same; else the folder is swept.
@@ -161,10 +235,7 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
         stage: its name in `dvc.yaml`.
         item: of a matrix stage.
     """
-    import mlflow
-
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    quieten()
     name = f"{stage}@{item}" if item else stage
     key = deps_hash(stage)
     unfinished = UNFINISHED / name / key
@@ -172,39 +243,78 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
         if other != unfinished:
             shutil.rmtree(other)
     unfinished.mkdir(parents=True, exist_ok=True)
-    recorder = Run(name, unfinished)
-    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-
-    def start() -> None:
-        if not os.environ.get("MLFLOW_TRACKING_URI"):
-            mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}?timeout=60")
-        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-            local = mlflow.get_tracking_uri().startswith("sqlite:")
-            mlflow.create_experiment(EXPERIMENT, (root / "mlruns").as_uri() if local else None)
-        mlflow.set_experiment(EXPERIMENT)
-        experiment = os.environ.get("DVC_EXP_NAME") or "workspace"
-        tags = {"stage": name, "dvc_exp_name": experiment, "deps_hash": key}
-        known = unfinished / "mlflow_run"
-        if known.exists():
-            mlflow.start_run(known.read_text(), tags=tags, log_system_metrics=True)
-        else:
-            run = mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True)
-            known.write_text(run.info.run_id)
-        mlflow.log_params(declared_params(stage))
-
-    recorder.attempt(start)
-    status = "FAILED"
+    experiment = os.environ.get("DVC_EXP_NAME") or "workspace"
+    tags = {"stage": name, "dvc_exp_name": experiment, "deps_hash": key}
+    recorder = Run(name, unfinished, tags, declared_params(stage))
+    recorder.attempt(lambda: None)
     try:
         yield recorder
-        shutil.rmtree(unfinished.parent)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
+    except BaseException as error:
+        recorder.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    finally:
-        if mlflow.active_run() is not None:
-            recorder.live = True
-            recorder.attempt(lambda: mlflow.end_run(status))
+    recorder.end("FINISHED")
+    shutil.rmtree(unfinished.parent)
+
+
+def quieten() -> None:
+    """Keep MLflow's notes off the screen, and its patience with a server within bounds.
+
+    The user's own environment variables have the last word.
+    """
+    import mlflow  # noqa: F401  # which sets its own level as it is imported
+
+    for package in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(package).setLevel(logging.ERROR)
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def root() -> Path:
+    """Return the main checkout, also when DVC runs a stage in a temporary directory."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def store() -> str:
+    """Return the tracking store: `MLFLOW_TRACKING_URI`, or else the main checkout's SQLite file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or database(root())
+
+
+def unrecorded() -> Path:
+    """Return the folder with a store for each run that the tracking store has not, or not whole."""
+    return root() / ".unrecorded"
+
+
+def database(folder: Path) -> str:
+    """Return the URI of the SQLite store in a folder; where there is none yet it is made.
+
+    MLflow makes its tables in a hundred steps. Two processes at it, or one that is killed, would
+    spoil the file for good: it is made under another name, and linked in place as a whole.
+    """
+    from mlflow import MlflowClient
+
+    file = folder / "mlflow.db"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"mlflow.db.{uuid4().hex}"
+        try:
+            MlflowClient(f"sqlite:///{part}").create_experiment(
+                EXPERIMENT, (folder / "mlruns").as_uri()
+            )
+            os.link(part, file)
+        except FileExistsError:  # another stage was first
+            pass
+        finally:
+            part.unlink(missing_ok=True)
+    return _uri(folder)
+
+
+def _uri(folder: Path) -> str:
+    return f"sqlite:///{folder / 'mlflow.db'}?timeout=60"
+
+
+def reason(error: Exception) -> str:
+    """Return an error in one line, without the password of a tracking server's address."""
+    return re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))[:200]
 
 
 def declared_params(stage: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The one loop that trains every model: the book's `fit`, best checkpoint by validation loss."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from keras.callbacks import Callback
 from matplotlib import pyplot as plt
 from rich.console import Console
 
-from convnets import batches, models, precision
+from convnets import batches, files, models, precision
 from convnets.batches import Augment, Examples
 from convnets.console import InputError, say
 from convnets.params import Training
@@ -81,7 +82,7 @@ class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         row = {name: float(value) for name, value in (logs or {}).items()}
-        if any(value != value for value in row.values()):
+        if not all(map(math.isfinite, row.values())):
             raise InputError(
                 f"{self.run.stage}: the loss is not a number in epoch {epoch + 1}; lower the "
                 "learning rate"
@@ -98,9 +99,8 @@ class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
         variables = [*self.model.variables, *self.model.optimizer.variables]
         arrays = {f"now_{place}": variable.numpy() for place, variable in enumerate(variables)}
         arrays |= {f"best_{place}": weights for place, weights in enumerate(self.best)}
-        part = self.state.with_name("part.npz")
-        np.savez(part, allow_pickle=False, rows=np.array(json.dumps(self.rows)), **arrays)
-        part.replace(self.state)
+        with files.whole(self.state) as part:
+            np.savez(part, allow_pickle=False, rows=np.array(json.dumps(self.rows)), **arrays)
 
 
 def fit(
@@ -129,7 +129,7 @@ def fit(
         augmentation: of the training inputs, if they are images.
 
     Raises:
-        InputError: the loss became NaN.
+        InputError: the loss became NaN or infinite.
     """
     run.dataset(train.source, "train")
     run.dataset(validation.source, "validation")
@@ -186,9 +186,10 @@ def _record(rows: list[dict[str, float]], run: Run, metrics: Path) -> None:
     history = pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
     best = int(history["val_loss"].to_numpy().argmin()) + 1
     summary = {"epochs": len(rows), "best_epoch": best} | rows[best - 1]
-    metrics.parent.mkdir(parents=True, exist_ok=True)
-    history.to_csv(metrics.with_suffix(".csv"))
-    metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with files.whole(metrics.with_suffix(".csv")) as part:
+        history.to_csv(part)
+    with files.whole(metrics) as part:
+        part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     run.metrics({f"best_{name}": value for name, value in rows[best - 1].items()})
     for name in ("loss", "accuracy"):
         figure, axes = plt.subplots(layout="constrained")

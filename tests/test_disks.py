@@ -1,0 +1,173 @@
+"""Disks that are full or may not be written to: one line, nothing half-written, nothing lost."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convnets import backbone, console, features, files, mnist, models, sample, sources, subset
+
+COUNTS = {"train": 6, "validation": 2, "test": 2}
+
+
+def mount(folder: Path, options: str) -> None:
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
+    )
+    if done.returncode:
+        pytest.skip("no permission to mount a disk")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 200 KiB with a folder `data` on it, and on that an earlier out."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount(folder, "size=200k")
+    (folder / "data").mkdir()
+    (folder / "data/earlier").write_text("as it was")
+    yield folder / "data"
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def archive(tmp_path) -> Path:
+    for _ in sample.write_archive(tmp_path / "sample.zip", 40, 0):
+        pass
+    return tmp_path / "sample.zip"
+
+
+def told(work: Callable[[], object], capsys) -> str:
+    """The one line that a person sees of a program that fails."""
+    with pytest.raises(SystemExit) as end:
+        console.run(work)
+    assert end.value.code == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert line.count("\n") == 1
+    return line
+
+
+def subset_of(archive: Path, out: Path) -> None:
+    subset.write(archive, out, COUNTS, 128, 0, 0.0)
+
+
+def some_features(out: Path) -> None:
+    def extract(images: np.ndarray) -> list[np.ndarray]:
+        import tensorflow as tf
+
+        return [tf.constant(images, tf.float32)]
+
+    features.write(extract, np.zeros((100, 40, 40, 3), np.uint8), [out], "extract")
+
+
+WORK = {
+    "images.zip": lambda out, archive: sources.write_sample(out, 100, 0),
+    "own.zip": lambda out, archive: sources.pack_folder(unpacked(archive), out),
+    "copy.zip": lambda out, archive: sources.copy_archive(archive, out),
+    "images": lambda out, archive: subset_of(archive, out),
+    "backbone.weights.h5": lambda out, archive: backbone.write_weights(
+        "MobileNetV2", 96, "random", 0, out
+    ),
+    "mnist.npz": lambda out, archive: mnist.write("digits", Path(), 0, out),
+    "model.keras": lambda out, archive: models.save(models.convnet(90, 2), out, ["cat", "dog"]),
+}
+
+
+def unpacked(archive: Path) -> Path:
+    folder = archive.parent / "photos"
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+        for number in range(40):
+            sample.draw(label, number, 0).save(folder / label / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_full_disk(disk, archive, capsys, name):
+    out = disk / name
+
+    def work() -> None:
+        # `download` gives its sources a place to write to; the others find one themselves.
+        if name.endswith(".zip"):
+            with files.whole(out) as part:
+                WORK[name](part, archive)
+        else:
+            WORK[name](out, archive)
+
+    assert told(work, capsys) == f"error: {out}: No space left on device; free some space\n"
+    assert {path.name: path.read_text() for path in disk.iterdir()} == {"earlier": "as it was"}
+
+
+def test_what_was_extracted_before_the_disk_was_full_is_kept(disk, capsys):
+    """As after a kill: the next time it goes on from there."""
+    out = disk / "train.npy"
+    line = told(lambda: some_features(out), capsys)
+    assert f"{out}: No space left on device; free some space" in line
+    assert sorted(path.name for path in disk.iterdir()) == ["earlier", "train.npy.part"]
+
+
+def test_a_full_disk_leaves_the_earlier_out(disk, archive, capsys):
+    out = disk / "model.keras"
+    small = models.convnet(78, 2)
+    out.write_bytes(b"the model before")
+    told(lambda: models.save(small, out, ["cat", "dog"]), capsys)
+    assert out.read_bytes() == b"the model before"
+
+
+def test_a_disk_that_cannot_be_written_to(tmp_path, archive, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    mount(folder, "ro")
+    try:
+        line = told(lambda: subset_of(archive, folder / "images"), capsys)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert f"{folder}/images: Read-only file system; use a disk that can be written to" in line
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path, archive, capsys):
+    subset_of(archive, tmp_path / "images")  # imports what another user may not read
+    # Nobody may enter pytest's own folders.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = Path(shutil.copy(archive, folder))
+        folder.chmod(0o555)
+        if os.geteuid() == 0:  # root may write everywhere
+            os.seteuid(65534)
+        try:
+            line = told(lambda: subset_of(source, folder / "images"), capsys)
+        finally:
+            os.seteuid(os.getuid())
+            folder.chmod(0o755)
+    assert line.startswith(f"error: {folder}/")
+    assert line.endswith(": Permission denied; allow it to be read and written\n")
+
+
+def test_a_file_where_the_folder_should_be(tmp_path, archive, capsys):
+    (tmp_path / "data").write_text("a file")
+    line = told(lambda: subset_of(archive, tmp_path / "data/images"), capsys)
+    assert "a folder must be there; move the file away" in line
+    assert (tmp_path / "data").read_text() == "a file"
+
+
+def test_other_failures_are_defects_and_keep_their_traceback():
+    with pytest.raises(FileNotFoundError):
+        console.run(lambda: Path("none").read_text())
+
+
+def test_what_is_whole_replaces_what_was_there(tmp_path):
+    for content in ("one", "two"):
+        with files.whole(tmp_path / "out") as part:
+            part.mkdir()
+            (part / content).write_text(content)
+    assert [path.name for path in tmp_path.glob("*/*")] == ["two"]
+    with pytest.raises(ZeroDivisionError), files.whole(tmp_path / "out") as part:
+        part.write_text("half")
+        raise ZeroDivisionError
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["out", "out/two"]

@@ -1,0 +1,374 @@
+"""MLflow's store fails, at any time and in any way: no training suffers, nothing is lost."""
+
+import http.server
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import keras
+import matplotlib.pyplot as plt
+import mlflow
+import numpy as np
+import pytest
+
+from convnets import models, sync, tracking, training
+from convnets.batches import Examples
+from convnets.console import InputError
+from tests.commands import ROOT, holding
+
+DIGITS = Examples(
+    np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1)).astype("uint8"),
+    np.arange(40) % 10,
+    Path("data/mnist.npz"),
+)
+SETTINGS = training.Settings(3, 20, "rmsprop", 1e-3, 0, "float32")
+SECRET = "planted-" + "secret"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, request) -> Path:
+    """A folder in which a stage can be run, but not by DVC."""
+    folder = tmp_path / "project"
+    ignore = shutil.ignore_patterns(".*", "__pycache__", "data", "models", "mlruns", "mlflow.db")
+    shutil.copytree(ROOT, folder, ignore=ignore)
+    (folder / "data").mkdir()
+    (folder / "data/mnist.npz").write_bytes(b"digits")
+    monkeypatch.chdir(folder)
+    for name in (*tracking.SETTINGS, "MLFLOW_TRACKING_URI", "DVC_ROOT", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("DVC_EXP_NAME", request.node.name)
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.setenv(name, SECRET)
+    return folder
+
+
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def address(number: int) -> str:
+    return f"http://user:{SECRET}@127.0.0.1:{number}"
+
+
+class Server:
+    """A real MLflow server on this machine, to be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, port()
+        self.uri = address(self.port)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        self.process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            stdout=(self.folder / "log").open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        while self.process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5)
+                return
+            except OSError:
+                pass
+        pytest.fail((self.folder / "log").read_text())
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def nothing_listens() -> str:
+    return address(port())
+
+
+@pytest.fixture
+def answers_500():
+    """The address of a server that has an internal error for everything."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.send_error(500)
+
+        do_GET = do_POST = do_PUT = do_PATCH = answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield address(server.server_port)
+        server.shutdown()
+
+
+def train(between=lambda: None) -> keras.Model:
+    """What a training stage does; something happens between its training and its publication."""
+    with tracking.run("train_mnist", "max_pooling") as run:
+        model = training.fit(
+            lambda: models.mnist_convnet(True),
+            DIGITS,
+            DIGITS,
+            SETTINGS,
+            run,
+            Path("metrics/digits.json"),
+        )
+        between()
+        run.figure(plt.figure(), "late.png")
+        run.artifact(Path("metrics/digits.json"))
+        run.metrics({"late": 1.0})
+        names = [str(digit) for digit in range(10)]
+        models.save(model, Path("models/digits.keras"), names)
+        run.register(model, DIGITS.inputs[:2], names, "train_mnist")
+    return model
+
+
+def run_sync(project: Path, uri: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "convnets", "sync"],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(project / "src"), "MLFLOW_TRACKING_URI": uri},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert SECRET not in done.stdout
+    return done.stdout
+
+
+def is_whole(uri: str, experiment: str, model: keras.Model) -> str:
+    """Assert that a store has one run of a test, with all that is recorded; return its id."""
+    mlflow.set_tracking_uri(uri)
+    client = mlflow.MlflowClient()
+    (run,) = mlflow.search_runs(
+        experiment_names=["convnets"],
+        filter_string=f"tags.dvc_exp_name = '{experiment}'",
+        output_format="list",
+    )
+    run = client.get_run(run.info.run_id)
+    run_id = run.info.run_id
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "train_mnist@max_pooling")
+    assert run.info.end_time > run.info.start_time
+    assert run.data.params["train_mnist.batch_size"] == "64"
+    assert run.data.tags["stage"] == "train_mnist@max_pooling"
+    rows = (Path("metrics/digits.csv")).read_text().splitlines()[1:]
+    for key in ("loss", "val_loss", "accuracy", "val_accuracy"):
+        assert [m.step for m in client.get_metric_history(run_id, key)] == [1, 2, 3]
+    losses = [metric.value for metric in client.get_metric_history(run_id, "val_loss")]
+    assert losses == pytest.approx([float(row.split(",")[4]) for row in rows])
+    for key in ("late", "best_val_loss"):
+        assert len(client.get_metric_history(run_id, key)) == 1
+    paths = {item.path for item in client.list_artifacts(run_id)}
+    paths |= {item.path for item in client.list_artifacts(run_id, "curves")}
+    assert {"late.png", "digits.json", "curves/loss.png", "curves/accuracy.png"} <= paths
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.name == "data/mnist"
+    assert {client.get_logged_model(m.model_id).name for m in run.outputs.model_outputs} == {
+        "model"
+    }
+    version = client.get_model_version_by_alias("convnets", "champion")
+    assert "train_mnist" in version.description
+    assert version.run_id == run_id
+    described = mlflow.models.get_model_info("models:/convnets@champion")
+    assert described.metadata["classes"] == [str(digit) for digit in range(10)]
+    assert described.run_id == run_id
+    inputs = DIGITS.inputs[:4].astype("float32")
+    predicted = mlflow.pyfunc.load_model("models:/convnets@champion").predict(inputs)
+    np.testing.assert_allclose(predicted, model.predict(inputs, verbose=0), atol=1e-6)
+    return run_id
+
+
+def test_a_server_that_dies_amid_a_run(project, server, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+
+    def between() -> None:
+        # The run is under way: what is unfinished, the metrics and the server's own files.
+        assert list(project.glob(".unfinished/*/*/state.npz"))
+        assert not holding(SECRET, project, server.folder)
+        server.kill()
+
+    model = train(between)
+    output = capsys.readouterr().out
+    assert not holding(SECRET, project)
+    assert "warning: MLflow fails (" in output
+    assert "train_mnist@max_pooling goes on without it" in output
+    assert "run `python -m convnets sync`" in output
+    assert SECRET not in output
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    with pytest.raises(InputError, match="train_mnist@max_pooling: MLflow fails") as caught:
+        sync.sync()
+    assert SECRET not in str(caught.value)
+    assert len(list((project / ".unrecorded").iterdir())) == 1
+    server.start()
+    (begun,) = mlflow.MlflowClient(server.uri).search_runs(["1"])
+    assert begun.info.status == "RUNNING"
+    assert run_sync(project, server.uri).endswith("train_mnist@max_pooling: recorded\n")
+    assert not list((project / ".unrecorded").iterdir())
+    assert is_whole(server.uri, "test_a_server_that_dies_amid_a_run", model) == begun.info.run_id
+    assert not holding(SECRET, project, server.folder)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(project):
+    endless = DIGITS._replace(inputs=np.full((40, 28, 28, 1), np.inf, "float32"))
+    with (
+        pytest.raises(InputError, match="the loss is not a number in epoch 1; lower the learning"),
+        tracking.run("train_mnist", "max_pooling") as run,
+    ):
+        training.fit(
+            lambda: keras.Sequential(
+                [
+                    keras.Input((28, 28, 1)),
+                    keras.layers.Flatten(),
+                    keras.layers.Dense(10, "softmax"),
+                ]
+            ),
+            endless,
+            DIGITS,
+            SETTINGS,
+            run,
+            Path("metrics/nan.json"),
+        )
+    assert not list(Path("metrics").glob("nan*"))
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    (run,) = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.parametrize("failing", ["nothing_listens", "answers_500"])
+def test_a_server_that_fails_from_the_start(project, server, request, failing, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue(failing))
+    model = train()
+    captured = capsys.readouterr()
+    assert captured.out.count("warning: MLflow fails (") == 1
+    assert "run `python -m convnets sync`" in captured.out
+    assert SECRET not in captured.out + captured.err
+    kept = project / "kept"
+    shutil.copytree(".unrecorded", kept)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    sync.sync()
+    run_id = is_whole(server.uri, request.node.name, model)
+    assert not list(Path(".unrecorded").iterdir())
+    # Broken off after all was copied, but before it was removed, it adds nothing the next time.
+    shutil.copytree(kept, ".unrecorded", dirs_exist_ok=True)
+    sync.sync()
+    assert is_whole(server.uri, request.node.name, model) == run_id
+    sync.sync()
+    captured = capsys.readouterr()
+    assert "nothing to record" in captured.out
+    assert SECRET not in captured.out + captured.err
+
+
+@pytest.fixture
+def hangs():
+    """The address of a server that takes every request and answers none."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield address(listener.getsockname()[1])
+
+
+def test_a_run_that_moved_goes_on_where_it_is(project, hangs, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    target = tracking.database(project / "target")
+    rows = [{"val_loss": 3.0}, {"val_loss": 2.0}, {"val_loss": 1.0}]
+
+    def stage(interrupted_after: int | None) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", hangs)
+        with tracking.run("download_mnist") as run:
+            run.epochs(rows[:interrupted_after])
+            if interrupted_after:
+                raise KeyboardInterrupt
+
+    def recorded() -> list[tuple[str, float]]:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", target)
+        sync.sync()
+        runs = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
+        return [(run.info.status, run.data.metrics["val_loss"]) for run in runs]
+
+    with pytest.raises(KeyboardInterrupt):
+        stage(interrupted_after=2)
+    assert recorded() == [("KILLED", 2.0)]
+    assert "is kept until the stage has finished" in capsys.readouterr().out
+    stage(interrupted_after=None)
+    assert recorded() == [("FINISHED", 1.0)]
+    assert not list(Path(".unrecorded").iterdir())
+
+
+def test_where_nothing_can_be_recorded_the_stage_goes_on(project, hangs, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", hangs)
+    Path(".unrecorded").write_text("a file where the folder should be")
+    with tracking.run("download_mnist") as run:
+        run.metrics({"loss": 1.0})
+    output = capsys.readouterr().out
+    assert output.count("warning: MLflow fails (") == 1
+    assert "download_mnist leaves it out from here on" in output
+    assert "convnets sync" not in output
+
+
+def test_stages_that_start_at_once_share_a_fresh_store(project):
+    """None spoils the making of the database, and none is kept waiting until it gives up."""
+    code = (
+        "import sys; from convnets import tracking;"
+        "run = tracking.run('download_mnist', sys.argv[1]).__enter__();"
+        "[run.metrics({'a': step, 'b': step}, step) for step in range(50)];"
+        "run.end('FINISHED')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(project / "src")}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(number)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    for process in started:
+        output, _ = process.communicate()
+        assert (process.returncode, output) == (0, "")
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    runs = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
+    assert [(run.info.status, run.data.metrics["a"]) for run in runs] == [("FINISHED", 49.0)] * 3
+    assert [path.name for path in project.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_help_is_quick():
+    """It loads neither TensorFlow nor MLflow."""
+    code = (
+        "import sys, runpy; sys.argv = ['convnets', '--help']\n"
+        "try: runpy.run_module('convnets', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert not {'tensorflow', 'keras', 'mlflow'} & set(sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    output = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    assert "sync" in output
