@@ -65,6 +65,32 @@ class Run:
 
         self.attempt(log)
 
+    def durations(self) -> dict[str, float]:
+        """Return the seconds from start to end of the newest whole run of each stage, oldest first.
+
+        Those of a stage that was interrupted count until it had gone on to its end.
+        """
+        import mlflow
+
+        def search() -> dict[str, float]:
+            runs = mlflow.search_runs(
+                experiment_names=[EXPERIMENT],
+                filter_string="attributes.status = 'FINISHED'",
+                order_by=["attributes.start_time DESC"],
+                max_results=1000,
+                output_format="list",
+            )
+            newest = {run.info.run_name: run.info for run in reversed(runs)}
+            return {name: (info.end_time - info.start_time) / 1000 for name, info in newest.items()}
+
+        return self.attempt(search) or {}
+
+    def text(self, text: str, name: str) -> None:
+        """Log a text as the artifact `name`."""
+        import mlflow
+
+        self.attempt(lambda: mlflow.log_text(text, name))
+
     def figure(self, figure: "Figure", name: str) -> None:
         """Log a figure as the artifact `name`, and close it."""
         import mlflow
