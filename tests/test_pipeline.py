@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from convnets import models, sample
-from tests.commands import Clone, executed
+from tests.commands import Clone, executed, noise
 
 STAGES = (
     *("download", "subset", "download_weights", "extract_features", "extract_views"),
@@ -40,7 +40,9 @@ def clone(empty_clone: Clone) -> Clone:
     make_quick(empty_clone)
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     empty_clone.run("git", *identity, "commit", "-qam", "tiny")
-    assert set(executed(empty_clone.run("dvc", "repro"))) == set(STAGES)
+    output = empty_clone.run("dvc", "repro")
+    assert set(executed(output)) == set(STAGES)
+    assert noise(output) == []  # stdout and stderr of every stage
     return empty_clone
 
 
@@ -64,7 +66,9 @@ def test_each_stage_was_one_run(clone):
         assert signature is not None
         assert signature.inputs.to_dict()[0]["tensor-spec"]["shape"][0] == -1
     drawn = {item.path for item in client.list_artifacts(runs.loc["evaluate", "run_id"])}
-    assert {"augmentation.png", "comparison.csv", "comparison.png", "confusion"} <= drawn
+    assert {"augmentation.png", "comparison.png", "confusion", "report.html"} <= drawn
+    copy = mlflow.artifacts.load_text(f"runs:/{runs.loc['evaluate', 'run_id']}/report.html")
+    assert all(f"<td>{stage}</td>" in copy for stage in STAGES if stage != "evaluate")
 
 
 def test_the_champion_is_registered_and_predicts(clone):

@@ -1,6 +1,7 @@
 """One MLflow run for each executed stage; a tracking server that fails never costs a training."""
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "convnets"
+DESCRIPTION = (
+    "Models of images, from raw pixels of 0 to 255 to probabilities. Each execution of the stage "
+    "`evaluate` adds as a version the one with the best validation accuracy, by lower validation "
+    "loss where two are equal; the newest has the alias `champion`."
+)
 UNFINISHED = Path(".unfinished")
 
 
@@ -109,11 +115,12 @@ class Run:
     def dataset(self, path: Path, context: str) -> None:
         """Name a file as a dataset that the run reads, with the hash that DVC knows it by."""
         import mlflow
-        from mlflow.data.dataset_source_registry import resolve_dataset_source
+        from mlflow.data.dataset_source_registry import get_dataset_source_from_json
         from mlflow.data.meta_dataset import MetaDataset
 
         def log() -> None:
-            source = resolve_dataset_source(path.as_posix())
+            # To resolve the path instead would warn that two classes can, which are the same.
+            source = get_dataset_source_from_json(json.dumps({"uri": path.as_posix()}), "local")
             name = path.with_suffix("").as_posix()
             # MLflow's own class leaves `profile` abstract by its types alone.
             dataset = MetaDataset(source, name, _md5(path)[:32])  # type: ignore[abstract]
@@ -165,10 +172,14 @@ class Run:
 
         def register() -> None:
             client = mlflow.MlflowClient()
-            version = mlflow.register_model(uri, EXPERIMENT).version
+            if not client.search_registered_models(f"name = '{EXPERIMENT}'"):
+                client.create_registered_model(EXPERIMENT, description=DESCRIPTION)
             why = f"{chosen}: the best validation accuracy of the pipeline's models"
-            client.update_model_version(EXPERIMENT, version, why)
-            client.set_registered_model_alias(EXPERIMENT, "champion", version)
+            # What `mlflow.register_model` does, which also prints.
+            version = client.create_model_version(
+                EXPERIMENT, str(uri), description=why, model_id=str(uri).removeprefix("models:/")
+            )
+            client.set_registered_model_alias(EXPERIMENT, "champion", version.version)
 
         self.attempt(register)
 
@@ -192,6 +203,7 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     name = f"{stage}@{item}" if item else stage
+    say(f"{name}: {_stage(stage)['desc']}")
     key = deps_hash(stage)
     unfinished = UNFINISHED / name / key
     for other in unfinished.parent.glob("*"):
