@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
-_hushed = ExitStack()  # to be undone by `run`
+_hushed = ExitStack()
 
 
 class InputError(ValueError):
@@ -33,10 +33,10 @@ def say(message: str) -> None:
 
 
 def hush() -> None:
-    """Keep off the terminal what TensorFlow says when it is imported; `run` ends this.
+    """Keep off the terminal what TensorFlow says when it is imported, until `unhush` or `run`.
 
     Its libraries log to file descriptor 2 while they are loaded, before they heed any setting, so
-    until `run` that leads nowhere. Python's own `sys.stderr` is kept.
+    until then that leads nowhere. Python's own `sys.stderr` is kept.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for what they log later
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -46,13 +46,23 @@ def hush() -> None:
         os.dup2(nowhere.fileno(), 2)
 
 
+def unhush() -> None:
+    """End what `hush` began, if it did."""
+    _hushed.close()
+
+
+def printable(text: str) -> str:
+    """Return a text from outside in one line, without codes that would command a terminal."""
+    return text if text.isprintable() else ascii(text)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a program's `main`, turning what a person can mend into one line and an exit status.
 
     Exits with 1 after an `InputError` and 130 after Ctrl-C or SIGTERM; any other exception is a
     defect of ours and keeps its traceback.
     """
-    _hushed.close()
+    unhush()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()

@@ -200,8 +200,7 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
     """
     import mlflow
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    quieten()
     name = f"{stage}@{item}" if item else stage
     say(f"{name}: {_stage(stage)['desc']}")
     key = deps_hash(stage)
@@ -211,14 +210,12 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
             shutil.rmtree(other)
     unfinished.mkdir(parents=True, exist_ok=True)
     recorder = Run(name, unfinished)
-    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
     def start() -> None:
-        if not os.environ.get("MLFLOW_TRACKING_URI"):
-            mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}?timeout=60")
+        mlflow.set_tracking_uri(store())
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
             local = mlflow.get_tracking_uri().startswith("sqlite:")
-            mlflow.create_experiment(EXPERIMENT, (root / "mlruns").as_uri() if local else None)
+            mlflow.create_experiment(EXPERIMENT, (root() / "mlruns").as_uri() if local else None)
         mlflow.set_experiment(EXPERIMENT)
         experiment = os.environ.get("DVC_EXP_NAME") or "workspace"
         tags = {"stage": name, "dvc_exp_name": experiment, "deps_hash": key}
@@ -243,6 +240,23 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
         if mlflow.active_run() is not None:
             recorder.live = True
             recorder.attempt(lambda: mlflow.end_run(status))
+
+
+def quieten() -> None:
+    """Keep MLflow and its database's migrations from telling what goes well."""
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def root() -> Path:
+    """Return the main checkout, also in one of DVC's temporary directories."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def store() -> str:
+    """Return the URI of the runs' store."""
+    local = f"sqlite:///{root() / 'mlflow.db'}?timeout=60"
+    return os.environ.get("MLFLOW_TRACKING_URI") or local
 
 
 def declared_params(stage: str) -> dict[str, Any]:
