@@ -4,11 +4,11 @@ They take the library from their own checkout, so that an experiment in one of D
 directories runs the code that was committed with it, whatever is installed.
 """
 
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-# Read by TensorFlow when it is imported: its notes on CPU features and absent GPUs say nothing.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from convnets import console
+
+console.hush()

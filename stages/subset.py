@@ -18,7 +18,11 @@ def main() -> None:
         with files.whole(Path("metrics/subset.json")) as part:
             part.write_text(json.dumps(summary, indent=2) + "\n")
         run.artifact(Path("metrics/subset.json"))
-    console.say(f"{out}: {summary}")
+    for split in counts:
+        console.say(
+            f"{out}/{split}.npy: " + ", ".join(f"{n:,} {c}" for c, n in summary[split].items())
+        )
+    console.say(f"metrics/subset.json: {summary['rejected']} images rejected")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,14 @@ class Clone:
         return len(history)
 
 
+def noise(output: str) -> list[str]:
+    """The lines of a stage's output that are not ours, as far as their makers are known."""
+    marks = (
+        r"absl|oneDNN|cuda|TensorFlow|tensorflow|mlflow|Warning|WARNING|INFO|retracing|version '"
+    )
+    return [line for line in output.splitlines() if re.search(marks, line)]
+
+
 def executed(output: str) -> list[str]:
     return re.findall(r"Running stage '([^']+)'", output)
 

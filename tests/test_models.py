@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from convnets import backbone, features, models, precision
+from convnets import backbone, explain, features, models, precision
 from convnets.console import InputError
 
 
@@ -107,6 +107,11 @@ def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name
     np.testing.assert_allclose(
         head.predict(whole.numpy(), verbose=0), model.predict(images, verbose=0), atol=1e-5
     )
+    evidence = explain.grad_cam(model, images, np.array([0, 1]))
+    assert min(evidence.shape) >= 2
+    assert min(evidence.shape[1:]) >= 5
+    assert evidence.max() == 1
+    assert explain.feature_maps(model, images[0]).std() > 0
     path = tmp_path / "whole.keras"
     models.save(model, path, ["cat", "dog"])
     np.save(tmp_path / "images.npy", images)

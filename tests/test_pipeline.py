@@ -1,15 +1,21 @@
 """The pipeline as its user runs it: DVC's own commands, in a temporary clone, on a tiny sample."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
 import sys
+import time
+from urllib.request import Request, urlopen
 
 import mlflow
 import numpy as np
 import pytest
 import yaml
 
-from convnets import models, sample
-from tests.commands import TOKEN, Clone, executed, holding
+from convnets import images, models, sample
+from tests.commands import TOKEN, Clone, executed, holding, noise
 
 STAGES = (
     *("download", "subset", "download_weights", "extract_features", "extract_views"),
@@ -39,7 +45,9 @@ def reproduced(clone: Clone) -> Clone:
     make_quick(clone)
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     clone.run("git", *identity, "commit", "-qam", "tiny")
-    assert set(executed(clone.run("dvc", "repro"))) == set(STAGES)
+    output = clone.run("dvc", "repro")
+    assert set(executed(output)) == set(STAGES)
+    assert noise(output) == []  # stdout and stderr of every stage
     clone.first_lock = (clone.folder / "dvc.lock").read_text()
     return clone
 
@@ -74,7 +82,9 @@ def test_each_stage_was_one_run(clone):
         assert signature is not None
         assert signature.inputs.to_dict()[0]["tensor-spec"]["shape"][0] == -1
     drawn = {item.path for item in client.list_artifacts(runs.loc["evaluate", "run_id"])}
-    assert {"augmentation.png", "comparison.csv", "comparison.png", "confusion"} <= drawn
+    assert {"augmentation.png", "comparison.png", "confusion", "report.html"} <= drawn
+    copy = mlflow.artifacts.load_text(f"runs:/{runs.loc['evaluate', 'run_id']}/report.html")
+    assert all(f"<td>{stage}</td>" in copy for stage in STAGES if stage != "evaluate")
 
 
 def test_the_champion_is_registered_and_predicts(clone):
@@ -85,6 +95,48 @@ def test_the_champion_is_registered_and_predicts(clone):
     model = mlflow.pyfunc.load_model("models:/convnets@champion")
     pixels = np.load(clone.folder / "data/images/test.npy").astype("float32")
     assert model.predict(pixels).shape == (12, 1)
+
+
+def test_the_champion_is_served_and_answers_as_predict_does(clone):
+    """With the commands of the README."""
+    picture = clone.folder / "picture.png"
+    sample.draw("cat", 1, 0).save(picture)
+    command = ("env", "PYTHONPATH=src", sys.executable, "-m", "convnets", "predict")
+    output = clone.run(*command, "picture.png", "--format", "json")
+    (predicted,) = json.loads(output)  # stdout and stderr: nothing else was said
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    serve = ("mlflow", "models", "serve", "-m", "models:/convnets@champion", "-p", port)
+    environment = clone.environment() | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+    pixels = images.decode(picture.read_bytes(), 78)[None].tolist()
+    request = Request(
+        f"http://127.0.0.1:{port}/invocations",
+        json.dumps({"inputs": pixels}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with subprocess.Popen(
+        [*serve, "--env-manager", "local"],
+        cwd=clone.folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as server:
+        try:
+            for _ in range(120):
+                time.sleep(1)
+                assert server.poll() is None
+                try:
+                    with urlopen(f"http://127.0.0.1:{port}/ping"):
+                        break
+                except OSError:
+                    continue
+            with urlopen(request) as response:
+                (answer,) = json.load(response)["predictions"]
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+    assert answer == pytest.approx([predicted["probabilities"]["dog"]], abs=1e-6)
 
 
 def test_the_cache_agrees_with_the_models(clone):

@@ -49,7 +49,8 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     labels = np.repeat([0, 1], 1000)
     test = batches.Examples(features, labels, folder)
     cached = model.get_layer("head").predict(batches.in_order(test, 64), verbose=0)
-    assert evaluation.score(evaluation.by_class(cached), labels)["test_accuracy"] >= 0.965
+    tested = evaluation.Tested(labels, evaluation.by_class(cached))
+    assert evaluation.score(tested)["test_accuracy"] >= 0.965
     # The features may be bfloat16's; the whole model from pixels, in float32, agrees with them.
     rows = np.arange(0, 2000, 50)
     pixels = np.load(folder / "data/images/test.npy", mmap_mode="r")[rows]

@@ -1,6 +1,7 @@
 """A stage that is killed at any moment goes on, and ends with the bytes of an undisturbed one."""
 
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -138,6 +139,9 @@ def test_a_polite_stop_says_so_and_marks_the_run(clone):
     # Other params: what was begun is of no use, and is swept.
     path = clone.folder / "params.yaml"
     path.write_text(path.read_text().replace(f"epochs: {EPOCHS}", "epochs: 1"))
-    output = clone.run(sys.executable, "-m", "stages.train_scratch")
+    command = (sys.executable, "-m", "stages.train_scratch")
+    output = clone.run("env", "TTY_COMPATIBLE=1", *command)  # for rich, a terminal
     assert "going on" not in output
+    assert "train_scratch ━" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output)
+    assert "0:00:0" in output  # the time left
     assert not unfinished(clone, "train_scratch")

@@ -8,7 +8,9 @@ in, so that any batch of any epoch can be made again, in any order.
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 
 def augment(images: tf.Tensor, seed: tf.Tensor, rotation: float, zoom: float) -> tf.Tensor:
@@ -33,6 +35,15 @@ def augment(images: tf.Tensor, seed: tf.Tensor, rotation: float, zoom: float) ->
     return keras.ops.image.affine_transform(
         tf.cast(images, tf.float32), transforms, interpolation="bilinear", fill_mode="reflect"
     )
+
+
+def preview(
+    image: NDArray[np.uint8], count: int, seed: int, rotation: float, zoom: float
+) -> NDArray[np.float32]:
+    """Return an image, (h, w, 3), and after it `count` augmented views of it, (1 + n, h, w, 3)."""
+    repeated = np.repeat(image[None], count, axis=0)
+    views = augment(repeated, tf.constant([seed, 0], tf.int64), rotation, zoom)
+    return np.concatenate([image[None], views.numpy()])
 
 
 def affine(

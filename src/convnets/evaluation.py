@@ -1,12 +1,28 @@
 """Scores on the test split, with their uncertainty, beside the book's."""
 
+import json
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
+
+from convnets import batches, mnist
+
+# What each model of the images reads: the pixels, or the features under the part that was trained.
+INPUTS = {
+    "train_scratch": (None, "data/images/test.npy"),
+    "train_augmented": (None, "data/images/test.npy"),
+    "train_feature_head": ("head", "data/features/test.npy"),
+    "train_augmented_head": ("head", "data/features/test.npy"),
+    "fine_tune": ("top", "data/features/test_cut.npy"),
+}
+MNIST = ("train_mnist_max_pooling", "train_mnist_no_pooling")
+MODELS = (*MNIST, *INPUTS)
 
 # Test accuracies that chapter 8 of the second edition reports; the feature head's is validation.
 BOOK = {
@@ -32,7 +48,7 @@ def wilson(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]
     low, high = (
         (share + z**2 / (2 * total) + side * spread) / (1 + z**2 / total) for side in (-1, 1)
     )
-    return max(0.0, low), min(1.0, high)
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # not beside it by rounding
 
 
 def by_class(probabilities: NDArray[Any]) -> NDArray[np.float64]:
@@ -41,15 +57,38 @@ def by_class(probabilities: NDArray[Any]) -> NDArray[np.float64]:
     return np.hstack([1 - wide, wide]) if wide.shape[1] == 1 else wide
 
 
-def score(probabilities: NDArray[np.float64], labels: NDArray[Any]) -> dict[str, float]:
+class Tested(NamedTuple):
+    """What a model made of the test split."""
+
+    labels: NDArray[np.integer[Any]]  # (n,), the true ones
+    probabilities: NDArray[np.float64]  # (n, classes)
+
+    @property
+    def predicted(self) -> NDArray[np.integer[Any]]:
+        """The (n,) most probable classes."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+
+def test(name: str, model: keras.Model) -> Tested:
+    """Run a stage's model on its test split: on cached features where there are some."""
+    layer, inputs = INPUTS.get(name, (None, ""))
+    examples = (
+        mnist.load(Path("data/mnist.npz"), "test")
+        if name in MNIST
+        else batches.load(Path(inputs), "test")
+    )
+    scored = model.get_layer(layer) if layer else model
+    outputs = scored.predict(batches.in_order(examples, 64), verbose=0)
+    return Tested(examples.labels, by_class(outputs))
+
+
+def score(tested: Tested) -> dict[str, float]:
     """Return accuracy with its interval, log loss and ROC AUC (one against the rest).
 
-    Args:
-        probabilities: (n, classes).
-        labels: (n,), every class present.
+    Every class must be among the labels.
     """
-    predicted = probabilities.argmax(axis=1)
-    correct, total = int((predicted == labels).sum()), len(labels)
+    labels, probabilities = tested
+    correct, total = int((tested.predicted == labels).sum()), len(labels)
     low, high = wilson(correct, total)
     binary = probabilities.shape[1] == 2
     area = roc_auc_score(
@@ -77,3 +116,51 @@ def compare(scores: dict[str, dict[str, float]]) -> pd.DataFrame:
 def champion(scores: dict[str, dict[str, float]]) -> str:
     """Return the model with the best validation accuracy, by lower loss where two are equal."""
     return max(scores, key=lambda name: (scores[name]["val_accuracy"], -scores[name]["val_loss"]))
+
+
+class Results(NamedTuple):
+    """What came of all models."""
+
+    table: pd.DataFrame  # from `compare`
+    champion: str
+    tested: dict[str, Tested]
+    classes: list[str]  # of the images
+    files: pd.DataFrame  # a row for each test image: file, class and label
+
+    def names(self, model: str) -> list[str]:
+        """Return the names of a model's classes."""
+        return [str(digit) for digit in range(10)] if model in MNIST else self.classes
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write the table, the scores, and the champion's predictions, for people and for DVC."""
+    results.table.to_csv(folder / "comparison.csv")
+    scores = results.table.drop(columns="book").to_dict("index")
+    (folder / "evaluate.json").write_text(
+        json.dumps({"champion": results.champion, "models": scores}, indent=2) + "\n"
+    )
+    predicted = results.tested[results.champion].predicted
+    pd.DataFrame(
+        {
+            "actual": results.files["class"],
+            "predicted": [results.classes[label] for label in predicted],
+        }
+    ).to_csv(folder / "confusion.csv", index=False)
+
+
+def mistakes(tested: Tested, count: int) -> list[int]:
+    """Return the rows of at most `count` wrong predictions, the most confident first."""
+    wrong = np.flatnonzero(tested.predicted != tested.labels)
+    sure = tested.probabilities.max(axis=1)[wrong]
+    return [int(row) for row in wrong[np.argsort(-sure, kind="stable")][:count]]
+
+
+def successes(tested: Tested, count: int) -> list[int]:
+    """Return the row of the most confident right prediction of each of the first `count` classes.
+
+    A class that was never got right has none.
+    """
+    sure = np.where(tested.predicted == tested.labels, tested.probabilities.max(axis=1), 0)
+    classes = range(min(count, tested.probabilities.shape[1]))
+    best = [int(np.argmax(np.where(tested.labels == label, sure, 0))) for label in classes]
+    return [row for label, row in enumerate(best) if sure[row] * (tested.labels[row] == label)]

@@ -161,10 +161,13 @@ def _copy_model(model: LoggedModel, step: int, run: Run, target: MlflowClient) -
 def _copy_version(version: Any, model_id: str, run_id: str, target: MlflowClient) -> None:
     """Register a run's model as its local store did; a champion steps down for a later one."""
     found = target.search_model_versions(f"run_id = '{run_id}'")
-    copy = found[0] if found else mlflow.register_model(f"models:/{model_id}", version.name)
-    target.update_model_version(version.name, copy.version, version.description)
+    number = (
+        found[0].version
+        if found
+        else tracking.new_version(target, f"models:/{model_id}", version.description)
+    )
     champion = None
     with suppress(MlflowException):  # there is none yet
         champion = target.get_model_version_by_alias(version.name, tracking.CHAMPION)
     if champion is None or champion.creation_timestamp < version.creation_timestamp:
-        target.set_registered_model_alias(version.name, tracking.CHAMPION, copy.version)
+        target.set_registered_model_alias(version.name, tracking.CHAMPION, number)

@@ -1,6 +1,7 @@
 """One MLflow run for each executed stage; a tracking store that fails never costs a training."""
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "convnets"
 CHAMPION = "champion"  # the alias of the model to use
+DESCRIPTION = (
+    "Models of images, from raw pixels of 0 to 255 to probabilities. Each execution of the stage "
+    "`evaluate` adds as a version the one with the best validation accuracy, by lower validation "
+    "loss where two are equal; the newest has the alias `champion`."
+)
 UNFINISHED = Path(".unfinished")
 BEGUN_AS = "begun_as"  # the tag of a run in a store of its own: what the tracking store calls it
 
@@ -146,6 +152,32 @@ class Run:
 
         self.attempt(log)
 
+    def durations(self) -> dict[str, float]:
+        """Return the seconds from start to end of the newest whole run of each stage, oldest first.
+
+        Those of a stage that was interrupted count until it had gone on to its end.
+        """
+        import mlflow
+
+        def search() -> dict[str, float]:
+            runs = mlflow.search_runs(
+                experiment_names=[EXPERIMENT],
+                filter_string="attributes.status = 'FINISHED'",
+                order_by=["attributes.start_time DESC"],
+                max_results=1000,
+                output_format="list",
+            )
+            newest = {run.info.run_name: run.info for run in reversed(runs)}
+            return {name: (info.end_time - info.start_time) / 1000 for name, info in newest.items()}
+
+        return self.attempt(search) or {}
+
+    def text(self, text: str, name: str) -> None:
+        """Log a text as the artifact `name`."""
+        import mlflow
+
+        self.attempt(lambda: mlflow.log_text(text, name))
+
     def figure(self, figure: "Figure", name: str) -> None:
         """Log a figure as the artifact `name`, and close it."""
         import mlflow
@@ -164,11 +196,12 @@ class Run:
     def dataset(self, path: Path, context: str) -> None:
         """Name a file as a dataset that the run reads, with the hash that DVC knows it by."""
         import mlflow
-        from mlflow.data.dataset_source_registry import resolve_dataset_source
+        from mlflow.data.dataset_source_registry import get_dataset_source_from_json
         from mlflow.data.meta_dataset import MetaDataset
 
         def log() -> None:
-            source = resolve_dataset_source(path.as_posix())
+            # To resolve the path instead would warn that two classes can, which are the same.
+            source = get_dataset_source_from_json(json.dumps({"uri": path.as_posix()}), "local")
             name = path.with_suffix("").as_posix()
             # MLflow's own class leaves `profile` abstract by its types alone.
             dataset = MetaDataset(source, name, _md5(path)[:32])  # type: ignore[abstract]
@@ -199,10 +232,8 @@ class Run:
 
         def register() -> None:
             client = mlflow.MlflowClient()
-            uri = _log_model(model, example, classes)
-            version = mlflow.register_model(uri, EXPERIMENT).version
             why = f"{chosen}: the best validation accuracy of the pipeline's models"
-            client.update_model_version(EXPERIMENT, version, why)
+            version = new_version(client, _log_model(model, example, classes), why)
             client.set_registered_model_alias(EXPERIMENT, CHAMPION, version)
 
         self.attempt(register)
@@ -224,6 +255,20 @@ def _log_model(model: Any, example: Any, classes: list[str]) -> str:
     return str(info.model_uri)
 
 
+def new_version(client: Any, uri: str, why: str) -> str:
+    """Register a logged model as the newest version of `EXPERIMENT`; return the version's number.
+
+    It is what `mlflow.register_model` does, which also prints, and describes nothing.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException):  # it exists, perhaps since a moment ago
+        client.create_registered_model(EXPERIMENT, description=DESCRIPTION)
+    model_id = uri.removeprefix("models:/")
+    made = client.create_model_version(EXPERIMENT, uri, description=why, model_id=model_id)
+    return str(made.version)
+
+
 @contextmanager
 def run(stage: str, item: str | None = None) -> Iterator[Run]:
     """Record a stage as an MLflow run, with the params and deps that `dvc.yaml` declares for it.
@@ -237,6 +282,7 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
     """
     quieten()
     name = f"{stage}@{item}" if item else stage
+    say(f"{name}: {_stage(stage)['desc']}")
     key = deps_hash(stage)
     unfinished = UNFINISHED / name / key
     for other in unfinished.parent.glob("*"):

@@ -3,19 +3,20 @@
 import json
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import pandas as pd
-from keras.callbacks import Callback
+from keras.callbacks import Callback, LambdaCallback
 from matplotlib import pyplot as plt
 from rich.console import Console
 
 from convnets import batches, files, models, precision
 from convnets.batches import Augment, Examples
-from convnets.console import InputError, say
+from convnets.console import InputError, bar, say
 from convnets.params import Training
 from convnets.tracking import Run
 
@@ -151,16 +152,26 @@ def fit(
     model.optimizer.build(model.trainable_variables)
     epochs = _Epochs(run, how.epochs)
     done = epochs.resume(model)
-    model.fit(
-        batches.training(train, how.batch_size, range(done, how.epochs), how.seed, augmentation),
-        steps_per_epoch=batches.steps(train, how.batch_size),
-        initial_epoch=done,
-        epochs=how.epochs,
-        shuffle=False,  # the stream is shuffled
-        validation_data=batches.in_order(validation, how.batch_size),
-        callbacks=[epochs],
-        verbose=1 if Console().is_terminal else 0,
-    )
+    steps = batches.steps(train, how.batch_size)
+    callbacks: list[Callback] = [epochs]
+    with ExitStack() as stack:
+        terminal = Console()
+        if terminal.is_terminal:
+            shown = bar(run.stage, how.epochs * steps, done * steps, terminal)
+            advance = stack.enter_context(shown)
+            callbacks.append(LambdaCallback(on_train_batch_end=lambda batch, logs: advance()))
+        model.fit(
+            batches.training(
+                train, how.batch_size, range(done, how.epochs), how.seed, augmentation
+            ),
+            steps_per_epoch=steps,
+            initial_epoch=done,
+            epochs=how.epochs,
+            shuffle=False,  # the stream is shuffled
+            validation_data=batches.in_order(validation, how.batch_size),
+            callbacks=callbacks,
+            verbose=0,
+        )
     finished = build()
     finished.set_weights(epochs.best)
     _record(epochs.rows, run, metrics)
@@ -191,6 +202,8 @@ def _record(rows: list[dict[str, float]], run: Run, metrics: Path) -> None:
     with files.whole(metrics) as part:
         part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     run.metrics({f"best_{name}": value for name, value in rows[best - 1].items()})
+    values = f"val_accuracy {summary['val_accuracy']:.4f}  val_loss {summary['val_loss']:.4f}"
+    say(f"{metrics}: the best epoch is {best} of {len(rows)}  {values}")
     for name in ("loss", "accuracy"):
         figure, axes = plt.subplots(layout="constrained")
         history[[name, f"val_{name}"]].plot(ax=axes, title=f"{run.stage}: {name}", marker=".")

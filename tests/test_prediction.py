@@ -1,0 +1,113 @@
+"""`python -m convnets predict`: what it says of good and bad images."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from convnets import __main__ as program
+from convnets import console, images, models, prediction, sample
+from convnets.console import InputError
+
+CLASSES = ["chat", "chien", "고양이"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "three.keras"
+    keras.utils.set_random_seed(0)
+    models.save(models.convnet(78, 3), path, CLASSES)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "inner").mkdir(parents=True)
+    for number in range(3):
+        sample.draw("cat", number, 0).save(folder / "inner" / f"{number}.png")
+    (folder / "bad.jpg").write_bytes(b"nothing")
+    (folder / "note.txt").write_text("no image")
+    return folder
+
+
+def predict(capsys, monkeypatch, *arguments: str) -> tuple[str, list[str]]:
+    """What the program prints on stdout, and the lines on stderr; it must fail if there are any."""
+    monkeypatch.setattr(sys, "argv", ["convnets", "predict", *arguments])
+    monkeypatch.setattr(console, "hush", lambda: None)  # TensorFlow is imported already
+    status = 0
+    try:
+        program.main()
+    except SystemExit as exit_:
+        status = exit_.code
+    out, error = capsys.readouterr()
+    assert status == bool(error)
+    return out, error.splitlines()
+
+
+def test_all_but_the_bad_are_predicted(model, pictures, capsys, monkeypatch):
+    missing, empty = str(pictures / "\x1b[2Jno.jpg"), pictures / "empty"
+    empty.mkdir()
+    arguments = (str(pictures), missing, str(empty), "--model", str(model))
+    out, errors = predict(capsys, monkeypatch, *arguments, "--format", "json")
+    assert [line.split(": ")[-1] for line in errors] == [
+        "no JPEG or PNG",
+        "No such file or directory",
+        "no .jpg, .jpeg or .png in it",
+    ]
+    assert all("\x1b" not in line for line in errors)
+    rows = json.loads(out)
+    files = sorted((pictures / "inner").iterdir())
+    assert [row["file"] for row in rows] == [str(file) for file in files]
+    pixels = np.stack([images.decode(file.read_bytes(), 78) for file in files])
+    expected = models.load(model).predict(pixels, verbose=0)
+    for row, probabilities in zip(rows, expected, strict=True):
+        assert list(row["probabilities"]) == CLASSES
+        np.testing.assert_allclose(list(row["probabilities"].values()), probabilities, atol=1e-6)
+        assert row["class"] == CLASSES[probabilities.argmax()]
+
+    out, _ = predict(capsys, monkeypatch, *arguments, "--format", "csv")
+    header, *lines = csv.reader(io.StringIO(out))
+    assert header == ["file", "class", *CLASSES]
+    assert [line[:2] for line in lines] == [[row["file"], row["class"]] for row in rows]
+    out, _ = predict(capsys, monkeypatch, *arguments)
+    assert len(out.splitlines()) == 4
+
+
+def test_an_image_on_stdin(model, pictures, capsys, monkeypatch):
+    content = (pictures / "inner" / "0.png").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    out, errors = predict(capsys, monkeypatch, "-", "--model", str(model), "--format", "json")
+    assert errors == []
+    assert [row["file"] for row in json.loads(out)] == ["-"]
+
+
+def test_models_that_do_not_fit_are_refused(tmp_path, monkeypatch):
+    models.save(models.mnist_convnet(True), tmp_path / "digits.keras", list("0123456789"))
+    with pytest.raises(InputError, match=r"digits\.keras: takes \(28, 28, 1\)"):
+        prediction.load(str(tmp_path / "digits.keras"))
+    models.save(models.convnet(78, 3), tmp_path / "two.keras", ["cat", "dog"])
+    with pytest.raises(InputError, match="names 2 classes"):
+        prediction.load(str(tmp_path / "two.keras"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(InputError, match=r"champion: cannot be had .*dvc repro"):
+        prediction.load("champion")
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_help_imports_neither_tensorflow_nor_mlflow(root):
+    code = (
+        "import runpy, sys; sys.argv = ['convnets', '--help']\n"
+        "try: runpy.run_module('convnets', run_name='__main__')\n"
+        "except SystemExit: print({'tensorflow', 'keras', 'mlflow'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=root / "src", capture_output=True, text=True, check=True)
+    assert "predict" in done.stdout
+    assert done.stdout.endswith("set()\n")

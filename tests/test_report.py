@@ -1,0 +1,135 @@
+"""The report: what it shows, and that nothing from outside can act in it."""
+
+import re
+from html.parser import HTMLParser
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from convnets import evaluation, explain, figures, models, report
+
+HOSTILE = ["<script>alert(1)</script>", "a$\\frac$b", "\"'onload=x&", "고양이"]
+SIZE = 78
+
+
+def results(classes: list[str], right: bool = False) -> evaluation.Results:
+    """Results of all models on five images of each class; random, or all right."""
+    chance = np.random.default_rng(0)
+    tested, scores = {}, {}
+    for model in evaluation.MODELS:
+        count = 10 if model in evaluation.MNIST else len(classes)
+        labels = np.repeat(np.arange(count), 5)
+        probabilities = (
+            np.eye(count)[labels] if right else chance.dirichlet(np.ones(count), 5 * count)
+        )
+        tested[model] = evaluation.Tested(labels, probabilities)
+        scores[model] = evaluation.score(tested[model]) | {"val_accuracy": 0.5, "val_loss": 0.7}
+    labels = tested["fine_tune"].labels
+    files = pd.DataFrame(
+        {
+            "file": [f"{classes[label]}/<img src=x onerror=y>.jpg" for label in labels],
+            "class": [classes[label] for label in labels],
+            "label": labels,
+        }
+    )
+    return evaluation.Results(evaluation.compare(scores), "fine_tune", tested, classes, files)
+
+
+def page(found: evaluation.Results, seconds: dict[str, float] | None = None) -> str:
+    keras.utils.set_random_seed(0)
+    trained = {
+        name: models.convnet(SIZE, len(found.classes)) for name in ("train_scratch", "fine_tune")
+    }
+    columns = ["accuracy", "loss", "val_accuracy", "val_loss"]
+    epochs = pd.RangeIndex(1, 3, name="epoch")
+    history = pd.DataFrame([[0.5, 0.7, 0.6, 0.6], [0.6, 0.6, 0.6, 0.5]], epochs, columns)
+    images = np.random.default_rng(0).integers(0, 256, (len(found.files), SIZE, SIZE, 3), "uint8")
+    histories = dict.fromkeys(evaluation.MODELS, history)
+    shown = report.content(found, histories, trained, images, images[:9].astype("float32"))
+    for figure in figures.of_results(found, images, images[:9]).values():
+        figures.plt.close(figure)
+    return report.render(shown, seconds)
+
+
+class Elements(HTMLParser):
+    """The elements of a page with their attributes, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_names_from_outside_are_harmless_and_the_page_needs_nothing_else():
+    html = page(results(HOSTILE))
+    parsed = Elements(html)
+    assert not {"script", "link", "iframe", "object", "base", "form"} & {t for t, _ in parsed.found}
+    for tag, attributes in parsed.found:
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/"))
+    assert set(re.findall(r"url\((.)", html)) <= {"#"}
+    for name in HOSTILE:
+        assert parsed.text.count(name) > len(evaluation.INPUTS), name
+    images = sum(tag == "img" for tag, _ in parsed.found)
+    views, mistakes, maps = 9, 12, 3
+    assert images >= views + mistakes + 2 * 4 + maps
+
+
+def test_the_same_results_give_the_same_bytes_and_only_mlflow_gets_the_time():
+    found = results(["cat", "dog"])
+    html = page(found)
+    assert html == page(found)
+    assert len(html.encode()) < 1.5e6
+    assert "<th>seconds" not in html
+    assert "<td>train_scratch</td><td>12.3</td>" in page(found, {"train_scratch": 12.34})
+
+
+def test_no_mistakes_and_many_classes():
+    html = page(results([f"class {number}" for number in range(40)], right=True))
+    assert "The champion makes none." in html
+    assert len(html.encode()) < 1.5e6
+
+
+def test_the_pictures_chosen_are_the_most_confident():
+    labels = np.array([0, 0, 1, 1, 2])
+    second = np.array([0.3, 0.9, 0.6, 0.2, 0.8])  # of class 1, the rest of class 0
+    tested = evaluation.Tested(labels, np.stack([1 - second, second, 0 * second], axis=1))
+    assert evaluation.mistakes(tested, 9) == [1, 3, 4]
+    assert evaluation.mistakes(tested, 2) == [1, 3]
+    assert evaluation.successes(tested, 9) == [0, 2]
+
+
+def test_grad_cam_finds_the_evidence_where_it_is():
+    """A model that counts red: the second class is where the red is, and the first is nowhere."""
+    inputs = keras.Input((12, 12, 3))
+    red = keras.layers.Conv2D(1, 1, use_bias=False)
+    output = keras.layers.Dense(1, activation="sigmoid")
+    x = keras.layers.MaxPooling2D(2)(red(inputs))
+    model = keras.Model(inputs, output(keras.layers.Flatten()(x)))
+    red.set_weights([np.array([1, 0, 0], "f4").reshape(1, 1, 3, 1)])
+    output.set_weights([np.full((36, 1), 0.1, "f4"), np.zeros(1, "f4")])
+    images = np.zeros((2, 12, 12, 3), "uint8")
+    images[:, 2:5, 7:9, 0] = 200
+    images[:, 6:, :, 2] = 255
+    first, second = explain.grad_cam(model, images, np.array([0, 1]))
+    assert not first.any()
+    assert (second == (images[1, ..., 0] > 0)).all()
+    assert (explain.feature_maps(model, images[0])[..., 0] == images[0, ..., 0]).all()
+    marked = figures.overlay(images[1], second)
+    assert (marked[second == 0] == images[1][second == 0]).all()
+
+
+@pytest.mark.parametrize("maps", [1, 8, 11])
+def test_a_mosaic_holds_every_map(maps):
+    ramp = np.linspace(0, 1, 20 * 30, dtype="f4").reshape(20, 30, 1).repeat(maps, axis=2)
+    assert figures.mosaic(ramp, columns=8, side=16).shape == (-(-maps // 8) * 16, 8 * 16, 3)
