@@ -350,9 +350,9 @@ def test_stages_that_start_at_once_share_a_fresh_store(project):
         )
         for number in range(3)
     ]
-    for process in started:
+    for number, process in enumerate(started):
         output, _ = process.communicate()
-        assert (process.returncode, output) == (0, "")
+        assert (process.returncode, output) == (0, f"download_mnist@{number}: The digits\n")
     mlflow.set_tracking_uri("sqlite:///mlflow.db")
     runs = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
     assert [(run.info.status, run.data.metrics["a"]) for run in runs] == [("FINISHED", 49.0)] * 3
