@@ -9,7 +9,7 @@ repro: .venv/installed ## the pipeline, on the embedded sample unless params.yam
 	dvc repro
 
 test: .venv/installed check ## the gates, then all tests
-	pytest
+	pytest --numprocesses 2 --dist loadfile
 
 check: .venv/installed
 	ruff check
