@@ -35,7 +35,7 @@ def main() -> None:
         frozen, _ = split()
         model = features.end_to_end(p.backbone.name, p.image_size, frozen, top, "fine_tune")
         images, cached = npy.read("data/images/validation.npy")[:16], validation.inputs[:16]
-        run.metrics({"cache_disagreement": features.disagreement(model, images, cached, top)})
+        run.metrics({"cache_disagreement": features.disagreement(model, images, top, cached)})
         classes = batches.class_names()
         training.publish(model, Path("models/fine_tune.keras"), classes, run, images[:2])
 

@@ -25,7 +25,7 @@ def main() -> None:
             p.backbone.name, p.image_size, base, head, "train_augmented_head"
         )
         images, cached = npy.read("data/images/validation.npy")[:16], validation.inputs[:16]
-        run.metrics({"cache_disagreement": features.disagreement(model, images, cached, head)})
+        run.metrics({"cache_disagreement": features.disagreement(model, images, head, cached)})
         training.publish(model, Path("models/train_augmented_head.keras"), classes, run, images[:2])
 
 

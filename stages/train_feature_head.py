@@ -23,7 +23,7 @@ def main() -> None:
         base = backbone.build(p.backbone.name, p.image_size, Path("data/backbone.weights.h5"))
         model = features.end_to_end(p.backbone.name, p.image_size, base, head, "train_feature_head")
         images, cached = npy.read("data/images/validation.npy")[:16], validation.inputs[:16]
-        run.metrics({"cache_disagreement": features.disagreement(model, images, cached, head)})
+        run.metrics({"cache_disagreement": features.disagreement(model, images, head, cached)})
         training.publish(model, Path("models/train_feature_head.keras"), classes, run, images[:2])
 
 

@@ -103,7 +103,7 @@ def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name
     model = features.end_to_end(name, 96, lower, top, "whole")
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype("uint8")
     cut, whole = features.extractor(name, lower, upper)(images)
-    assert features.disagreement(model, images, cut.numpy(), top) < 1e-5
+    assert features.disagreement(model, images, top, cut.numpy()) < 1e-5
     np.testing.assert_allclose(
         head.predict(whole.numpy(), verbose=0), model.predict(images, verbose=0), atol=1e-5
     )
@@ -123,6 +123,33 @@ def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
     expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-6)
+
+
+def test_a_mirrored_model_cannot_tell_an_image_from_its_mirror_image(tmp_path):
+    keras.utils.set_random_seed(0)
+    base = backbone.build("VGG16", 90)
+    head = models.normalised_head(base.output_shape[1:], 2, 8, 0.5)
+    model = features.end_to_end("VGG16", 90, base, head, "mirrored", mirrored=True)
+    images = np.random.default_rng(0).integers(0, 256, (3, 90, 90, 3)).astype("uint8")
+    extract = features.extractor("VGG16", base)
+    (plain,), (mirror,) = extract(images), extract(images[:, :, ::-1])
+    assert features.disagreement(model, images, head, plain, mirror) < 1e-5
+    assert features.disagreement(model, images[:, :, ::-1], head, plain, mirror) < 1e-5
+    assert features.disagreement(model, images, head, plain) > 1e-4
+    models.save(model, tmp_path / "mirrored.keras", ["cat", "dog"])
+    loaded = models.load(tmp_path / "mirrored.keras")
+    assert features.disagreement(loaded, images, loaded.get_layer("head"), plain, mirror) < 1e-5
+    evidence = explain.grad_cam(model, images, np.array([0, 1, 1]))
+    assert evidence.max() == 1
+
+
+def test_a_normalised_head_sees_no_brightness_of_the_features():
+    keras.utils.set_random_seed(0)
+    head = models.normalised_head((2, 2, 512), 2, 16, 0.5)
+    x = np.random.default_rng(0).normal(5, 2, (4, 2, 2, 512)).astype("float32")
+    np.testing.assert_allclose(
+        head.predict(x, verbose=0), head.predict(7 * x, verbose=0), atol=1e-3
+    )
 
 
 def test_the_cached_path_in_bfloat16_agrees_with_the_model_in_float32():

@@ -20,7 +20,13 @@ from tests.commands import TOKEN, Clone, executed, holding, noise
 STAGES = (
     *("download", "subset", "download_weights", "extract_features", "extract_views"),
     *("train_scratch", "train_augmented", "train_feature_head", "train_augmented_head"),
-    *("fine_tune", "download_mnist", "train_mnist@max_pooling", "train_mnist@no_pooling"),
+    *(
+        "train_mirrored_head",
+        "fine_tune",
+        "download_mnist",
+        "train_mnist@max_pooling",
+        "train_mnist@no_pooling",
+    ),
     "evaluate",
 )
 TRAINING = (*(stage for stage in STAGES if stage.startswith("train_")), "fine_tune")
@@ -141,7 +147,7 @@ def test_the_champion_is_served_and_answers_as_predict_does(clone):
 
 def test_the_cache_agrees_with_the_models(clone):
     runs = clone.runs().set_index("tags.stage")
-    for stage in ("train_feature_head", "train_augmented_head", "fine_tune"):
+    for stage in ("train_feature_head", "train_augmented_head", "train_mirrored_head", "fine_tune"):
         assert runs.loc[stage, "metrics.cache_disagreement"] < 0.02
 
 

@@ -14,12 +14,14 @@ from sklearn.metrics import log_loss, roc_auc_score
 from convnets import batches, mnist
 
 # What each model of the images reads: the pixels, or the features under the part that was trained.
-INPUTS = {
-    "train_scratch": (None, "data/images/test.npy"),
-    "train_augmented": (None, "data/images/test.npy"),
-    "train_feature_head": ("head", "data/features/test.npy"),
-    "train_augmented_head": ("head", "data/features/test.npy"),
-    "fine_tune": ("top", "data/features/test_cut.npy"),
+# Where there are two files the model is the mean over both.
+INPUTS: dict[str, tuple[str | None, tuple[str, ...]]] = {
+    "train_scratch": (None, ("data/images/test.npy",)),
+    "train_augmented": (None, ("data/images/test.npy",)),
+    "train_feature_head": ("head", ("data/features/test.npy",)),
+    "train_augmented_head": ("head", ("data/features/test.npy",)),
+    "fine_tune": ("top", ("data/features/test_cut.npy",)),
+    "train_mirrored_head": ("head", ("data/features/test.npy", "data/features/test_mirrored.npy")),
 }
 MNIST = ("train_mnist_max_pooling", "train_mnist_no_pooling")
 MODELS = (*MNIST, *INPUTS)
@@ -71,15 +73,13 @@ class Tested(NamedTuple):
 
 def test(name: str, model: keras.Model) -> Tested:
     """Run a stage's model on its test split: on cached features where there are some."""
-    layer, inputs = INPUTS.get(name, (None, ""))
-    examples = (
-        mnist.load(Path("data/mnist.npz"), "test")
-        if name in MNIST
-        else batches.load(Path(inputs), "test")
-    )
+    layer, inputs = INPUTS.get(name, (None, ()))
+    given = [batches.load(Path(file), "test") for file in inputs]
+    if name in MNIST:
+        given = [mnist.load(Path("data/mnist.npz"), "test")]
     scored = model.get_layer(layer) if layer else model
-    outputs = scored.predict(batches.in_order(examples, 64), verbose=0)
-    return Tested(examples.labels, by_class(outputs))
+    outputs = [scored.predict(batches.in_order(examples, 64), verbose=0) for examples in given]
+    return Tested(given[0].labels, by_class(np.mean(outputs, axis=0)))
 
 
 def score(tested: Tested) -> dict[str, float]:

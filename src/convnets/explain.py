@@ -67,13 +67,16 @@ def grad_cam(
     the score is the one before the sigmoid or softmax, as in the paper.
 
     Args:
-        model: takes pixels and ends in a dense layer.
+        model: takes pixels and ends in a dense layer, or in the mean of an image's and its mirror
+            image's, of which the image's is explained.
         images: (n, h, w, c).
         classes: (n,), the class of each image whose evidence is wanted.
 
     Returns:
         (n, h', w'), 0 to 1, smaller than the images.
     """
+    if isinstance(model.layers[-1], keras.layers.Average):
+        model = keras.Model(model.input, model.layers[-1].input[0])
     start, path = steps(model)
     last = next(
         step

@@ -142,7 +142,12 @@ def _stream(
 
 
 def end_to_end(
-    name: str, size: int, frozen: keras.Model, top: keras.Model, model_name: str
+    name: str,
+    size: int,
+    frozen: keras.Model,
+    top: keras.Model,
+    model_name: str,
+    mirrored: bool = False,
 ) -> keras.Model:
     """Put a classifier of raw pixels together: preprocessing, the frozen part, what was trained.
 
@@ -152,26 +157,31 @@ def end_to_end(
         frozen: takes preprocessed images.
         top: takes the frozen part's features; its name becomes "top".
         model_name: of the result.
+        mirrored: look at each image's mirror image too, and return the mean of both.
 
     Returns:
         A model from (n, size, size, 3) pixels of 0 to 255 to probabilities.
     """
     inputs = keras.Input((size, size, 3), name="image")
-    features = frozen(preprocess(name, inputs), training=False)
-    return keras.Model(inputs, top(features), name=model_name)
+    pixels = preprocess(name, inputs)
+    outputs = top(frozen(pixels, training=False))
+    if mirrored:
+        mirror = top(frozen(keras.ops.flip(pixels, axis=2), training=False))
+        outputs = keras.layers.Average(name="both")([outputs, mirror])
+    return keras.Model(inputs, outputs, name=model_name)
 
 
 def disagreement(
-    model: keras.Model, images: NDArray[np.uint8], features: NDArray[Any], top: keras.Model
+    model: keras.Model, images: NDArray[np.uint8], top: keras.Model, *features: NDArray[Any]
 ) -> float:
     """Return the largest difference between a model's probabilities and its top's from the cache.
 
     Args:
         model: from `end_to_end`.
         images: (n, h, w, 3), a few.
-        features: (n, …), of the same images, from the cache.
         top: what the model has on its frozen part.
+        features: (n, …), of the same images, from the cache; of a mirrored model two of them.
     """
     whole = model.predict(images, verbose=0)
-    cached = top.predict(features, verbose=0)
+    cached = np.mean([top.predict(given, verbose=0) for given in features], axis=0)
     return float(np.abs(whole - cached).max())

@@ -69,7 +69,7 @@ class Training(Section):
 
     epochs: Count
     batch_size: Count
-    optimizer: Literal["rmsprop", "adam", "sgd"]
+    optimizer: Literal["rmsprop", "adam", "adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
 
 
@@ -121,6 +121,7 @@ class Params(Section):
     train_augmented: AugmentedTraining
     train_feature_head: HeadTraining
     train_augmented_head: HeadTraining
+    train_mirrored_head: HeadTraining
     fine_tune: Training
     mnist: Mnist
     train_mnist: MnistTraining

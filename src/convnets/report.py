@@ -24,6 +24,7 @@ TITLES = {
     "train_feature_head": "dense head on features",
     "train_augmented_head": "dense head on augmented views",
     "fine_tune": "fine-tuned backbone",
+    "train_mirrored_head": "normalised head, with the mirror image",
 }
 THUMBNAIL = 192  # pixels
 MAPS = 32  # of the first convolution

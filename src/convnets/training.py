@@ -32,9 +32,12 @@ class Settings(NamedTuple):
     learning_rate: float
     seed: int
     policy: str  # Keras's dtype policy of the layers while they train
+    cosine: bool  # let the learning rate fall to 0 in a half cosine (Loshchilov & Hutter, 2017)
 
 
-def settings(stage: Training, epochs: int | None, seed: int, numbers: str) -> Settings:
+def settings(
+    stage: Training, epochs: int | None, seed: int, numbers: str, cosine: bool = False
+) -> Settings:
     """Put a stage's settings together.
 
     Args:
@@ -42,6 +45,7 @@ def settings(stage: Training, epochs: int | None, seed: int, numbers: str) -> Se
         epochs: overrides the stage's own number, if given.
         seed: of the weights, the order, dropout and augmentation.
         numbers: the `precision` param.
+        cosine: let the learning rate fall to 0 over the epochs.
     """
     return Settings(
         epochs or stage.epochs,
@@ -50,6 +54,7 @@ def settings(stage: Training, epochs: int | None, seed: int, numbers: str) -> Se
         stage.learning_rate,
         seed,
         precision.policy(numbers),
+        cosine,
     )
 
 
@@ -139,12 +144,13 @@ def fit(
     model = build()
     precision.use("float32")
     binary = model.output_shape[-1] == 1
+    steps = batches.steps(train, how.batch_size)
+    rate: Any = how.learning_rate
+    if how.cosine:
+        rate = keras.optimizers.schedules.CosineDecay(rate, how.epochs * steps)
     model.compile(
         optimizer=keras.optimizers.get(
-            {
-                "class_name": how.optimizer,
-                "config": {"learning_rate": how.learning_rate},
-            }
+            {"class_name": how.optimizer, "config": {"learning_rate": rate}}
         ),
         loss="binary_crossentropy" if binary else "sparse_categorical_crossentropy",
         metrics=["accuracy"],
@@ -152,7 +158,6 @@ def fit(
     model.optimizer.build(model.trainable_variables)
     epochs = _Epochs(run, how.epochs)
     done = epochs.resume(model)
-    steps = batches.steps(train, how.batch_size)
     callbacks: list[Callback] = [epochs]
     with ExitStack() as stack:
         terminal = Console()
