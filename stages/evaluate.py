@@ -11,6 +11,7 @@ from convnets import (
     console,
     evaluation,
     figures,
+    files,
     models,
     npy,
     params,
@@ -32,25 +33,29 @@ def main() -> None:
             validation = {key: summary[key] for key in ("val_accuracy", "val_loss")}
             scores[name] = evaluation.score(tested[name]) | validation
         best = evaluation.champion({name: scores[name] for name in evaluation.INPUTS})
-        files = pd.read_csv("data/images/test.csv")
         results = evaluation.Results(
-            evaluation.compare(scores), best, tested, batches.class_names(), files
+            evaluation.compare(scores),
+            best,
+            tested,
+            batches.class_names(),
+            pd.read_csv("data/images/test.csv"),
         )
         evaluation.write(results, metrics)
         images = npy.read("data/images/test.npy")
         first = npy.read("data/images/train.npy")[0]
         views = augmentation.preview(first, 8, p.seed, p.augmentation.rotation, p.augmentation.zoom)
         drawn = figures.of_results(results, images, views)
-        drawn["comparison.png"].savefig(
-            metrics / "comparison.png", dpi=120, metadata={"Software": None}
-        )
+        with files.whole(metrics / "comparison.png") as part:
+            nothing = {"Software": None}
+            drawn["comparison.png"].savefig(part, dpi=120, metadata=nothing, format="png")
         for name, figure in drawn.items():
             run.figure(figure, name)
         histories = {
             name: pd.read_csv(metrics / f"{name}.csv", index_col="epoch") for name in scores
         }
         shown = report.content(results, histories, trained, images, views)
-        (metrics / "report.html").write_text(report.render(shown), encoding="utf-8")
+        with files.whole(metrics / "report.html") as part:
+            part.write_text(report.render(shown), encoding="utf-8")
         run.text(report.render(shown, run.durations()), "report.html")
         run.artifact(metrics / "comparison.csv")
         run.metrics({f"{name}.test_accuracy": scores[name]["test_accuracy"] for name in scores})

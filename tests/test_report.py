@@ -45,7 +45,7 @@ def page(found: evaluation.Results, seconds: dict[str, float] | None = None) -> 
     columns = ["accuracy", "loss", "val_accuracy", "val_loss"]
     epochs = pd.RangeIndex(1, 3, name="epoch")
     history = pd.DataFrame([[0.5, 0.7, 0.6, 0.6], [0.6, 0.6, 0.6, 0.5]], epochs, columns)
-    images = np.random.default_rng(0).integers(0, 256, (len(found.files), SIZE, SIZE, 3), "uint8")
+    images = np.random.default_rng(0).integers(0, 256, (len(found.images), SIZE, SIZE, 3), "uint8")
     histories = dict.fromkeys(evaluation.MODELS, history)
     shown = report.content(found, histories, trained, images, images[:9].astype("float32"))
     for figure in figures.of_results(found, images, images[:9]).values():

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
 
-from convnets import batches, mnist
+from convnets import batches, files, mnist
 
 # What each model of the images reads: the pixels, or the features under the part that was trained.
 # Where there are two files the model is the mean over both.
@@ -125,7 +125,7 @@ class Results(NamedTuple):
     champion: str
     tested: dict[str, Tested]
     classes: list[str]  # of the images
-    files: pd.DataFrame  # a row for each test image: file, class and label
+    images: pd.DataFrame  # a row for each test image: file, class and label
 
     def names(self, model: str) -> list[str]:
         """Return the names of a model's classes."""
@@ -134,18 +134,21 @@ class Results(NamedTuple):
 
 def write(results: Results, folder: Path) -> None:
     """Write the table, the scores, and the champion's predictions, for people and for DVC."""
-    results.table.to_csv(folder / "comparison.csv")
+    with files.whole(folder / "comparison.csv") as part:
+        results.table.to_csv(part)
     scores = results.table.drop(columns="book").to_dict("index")
-    (folder / "evaluate.json").write_text(
-        json.dumps({"champion": results.champion, "models": scores}, indent=2) + "\n"
-    )
+    summary = {"champion": results.champion, "models": scores}
+    with files.whole(folder / "evaluate.json") as part:
+        part.write_text(json.dumps(summary, indent=2) + "\n")
     predicted = results.tested[results.champion].predicted
-    pd.DataFrame(
+    confusion = pd.DataFrame(
         {
-            "actual": results.files["class"],
+            "actual": results.images["class"],
             "predicted": [results.classes[label] for label in predicted],
         }
-    ).to_csv(folder / "confusion.csv", index=False)
+    )
+    with files.whole(folder / "confusion.csv") as part:
+        confusion.to_csv(part, index=False)
 
 
 def mistakes(tested: Tested, count: int) -> list[int]:

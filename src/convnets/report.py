@@ -76,8 +76,8 @@ def content(
     def example(row: int) -> dict[str, Any]:
         return {
             "picture": thumbnail(images[row]),
-            "file": results.files["file"][row],
-            "actual": results.files["class"][row],
+            "file": results.images["file"][row],
+            "actual": results.images["class"][row],
             "predicted": results.classes[best.predicted[row]],
             "sure": best.probabilities[row].max(),
         }
