@@ -17,8 +17,8 @@ pytestmark = pytest.mark.pipeline
 
 # What must be the same, and the line after which a stage is well under way.
 STAGES = {
-    "extract_features": (["data/features"], "extract"),
-    "extract_views": (["data/views"], "extract"),
+    "extract_features": (["data/features"], "extract "),
+    "extract_views": (["data/views"], "extract "),
     "train_augmented": (["models/train_augmented.keras", "metrics/train_augmented.csv"], "epoch"),
     "train_augmented_head": (
         ["models/train_augmented_head.keras", "metrics/train_augmented_head.json"],
