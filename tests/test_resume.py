@@ -69,16 +69,7 @@ def unfinished(clone: Clone, stage: str) -> list[Path]:
     return list((clone.folder / ".unfinished" / stage).glob("*/*"))
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        pytest.param("extract_features", marks=pytest.mark.slow),
-        "extract_views",
-        pytest.param("train_augmented", marks=pytest.mark.slow),
-        "train_augmented_head",
-        "fine_tune",
-    ],
-)
+@pytest.mark.parametrize("stage", STAGES)
 def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
     outs, mark = STAGES[stage]
     clone.run(sys.executable, "-m", f"stages.{stage}")
