@@ -26,7 +26,7 @@ DIGITS = Examples(
     np.arange(40) % 10,
     Path("data/mnist.npz"),
 )
-SETTINGS = training.Settings(3, 20, "rmsprop", 1e-3, 0, "float32")
+SETTINGS = training.Settings(3, 20, "rmsprop", 1e-3, 0, "float32", False)
 SECRET = "planted-" + "secret"
 
 
