@@ -38,7 +38,7 @@ def load(name: str) -> tuple[keras.Model, list[str]]:
         InputError: there is no such model, it cannot be loaded safely, or it takes no photographs.
     """
     path, classes = (
-        _champion() if name == "champion" else (Path(name), models.class_names(Path(name)))
+        _champion() if name == tracking.CHAMPION else (Path(name), models.class_names(Path(name)))
     )
     model = models.load(path)
     shape = model.input_shape[1:]
@@ -51,8 +51,7 @@ def load(name: str) -> tuple[keras.Model, list[str]]:
 
 def _champion() -> tuple[Path, list[str]]:
     tracking.quieten()
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    uri = f"models:/{tracking.EXPERIMENT}@champion"
+    uri = f"models:/{tracking.EXPERIMENT}@{tracking.CHAMPION}"
     local = not os.environ.get("MLFLOW_TRACKING_URI")
     try:
         if local and not (tracking.root() / "mlflow.db").exists():
@@ -62,9 +61,9 @@ def _champion() -> tuple[Path, list[str]]:
         metadata = mlflow.models.Model.load(folder).metadata or {}
         return folder / "data" / "model.keras", [str(name) for name in metadata["classes"]]
     except (MlflowException, OSError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{uri}: cannot be had ({reason}); run `dvc repro` first, or give --model a .keras file"
+            f"{uri}: cannot be had ({tracking.reason(error)}); run `dvc repro` first, or give "
+            "--model a .keras file"
         ) from error
 
 
