@@ -254,7 +254,7 @@ def test_a_loss_that_is_no_number_ends_the_training(project):
             Path("metrics/nan.json"),
         )
     assert not list(Path("metrics").glob("nan*"))
-    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
     (run,) = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
     assert run.info.status == "FAILED"
 
@@ -354,7 +354,7 @@ def test_stages_that_start_at_once_share_a_fresh_store(project):
     for number, process in enumerate(started):
         output, _ = process.communicate()
         assert (process.returncode, output) == (0, f"download_mnist@{number}: The digits\n")
-    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
     runs = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
     found = [(run.info.status, run.data.metrics.get("a")) for run in runs]
     assert found == [("FINISHED", 49.0)] * 3
