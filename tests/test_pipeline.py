@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from urllib.request import Request, urlopen
 
 import mlflow
@@ -31,6 +32,21 @@ STAGES = (
 )
 TRAINING = (*(stage for stage in STAGES if stage.startswith("train_")), "fine_tune")
 
+# Python runs this before a stage: it notes each file that the stage opens to read.
+WATCH = """
+import os, sys
+if sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("stages."):
+    notes = os.open(os.environ["WATCHED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    stage = ",".join(sys.orig_argv[2:])
+    def note(event, arguments):
+        if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
+            path, mode, flags = os.path.relpath(arguments[0]), arguments[1], arguments[2]
+            unfinished = ".part" in path  # of the stage itself
+            if not flags & (os.O_WRONLY | os.O_RDWR) and os.path.isfile(path) and not unfinished:
+                os.write(notes, f"{stage} {path}\\n".encode())
+    sys.addaudithook(note)
+"""
+
 pytestmark = pytest.mark.pipeline
 
 
@@ -51,7 +67,11 @@ def reproduced(clone: Clone) -> Clone:
     make_quick(clone)
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     clone.run("git", *identity, "commit", "-qam", "tiny")
-    output = clone.run("dvc", "repro")
+    watch = clone.folder.parent / "watch"
+    watch.mkdir()
+    (watch / "sitecustomize.py").write_text(WATCH)
+    watched = (f"PYTHONPATH={watch}", f"WATCHED={watch / 'notes'}")
+    output = clone.run("env", *watched, "dvc", "repro")
     assert set(executed(output)) == set(STAGES)
     assert noise(output) == []  # stdout and stderr of every stage
     clone.first_lock = (clone.folder / "dvc.lock").read_text()
@@ -91,6 +111,23 @@ def test_each_stage_was_one_run(clone):
     assert {"augmentation.png", "comparison.png", "confusion", "report.html"} <= drawn
     copy = mlflow.artifacts.load_text(f"runs:/{runs.loc['evaluate', 'run_id']}/report.html")
     assert all(f"<td>{stage}</td>" in copy for stage in STAGES if stage != "evaluate")
+
+
+def test_stages_read_no_data_but_their_deps(clone):
+    stages = yaml.safe_load((clone.folder / "dvc.yaml").read_text())["stages"]
+    notes = (clone.folder.parent / "watch/notes").read_text().splitlines()
+    read = {tuple(note.removeprefix("stages.").split(" ", 1)) for note in notes}
+    assert {stage.split(",")[0] for stage, _ in read} == set(stages)
+    undeclared = set()
+    for name, path in read:
+        stage, *item = name.split(",")
+        declared = json.dumps([stages[stage].get(kind, []) for kind in ("deps", "outs", "metrics")])
+        known = declared.replace("${item.pooling}", *item) if item else declared
+        if path.startswith(("data/", "models/", "metrics/")) and not any(
+            f'"{part}"' in known for part in (path, *map(str, Path(path).parents))
+        ):
+            undeclared.add((name, path))
+    assert not undeclared
 
 
 def test_the_champion_is_registered_and_predicts(clone):
