@@ -1,6 +1,5 @@
 """Get the images as one archive: drawn, from Kaggle, from a local zip or from a folder."""
 
-import json
 from pathlib import Path
 
 from convnets import archive, console, files, params, sources, tracking
@@ -28,8 +27,7 @@ def main() -> None:
                     "images": len(images),
                     "bytes": part.stat().st_size,
                 }
-        with files.whole(Path("metrics/download.json")) as part:
-            part.write_text(json.dumps(summary, indent=2) + "\n")
+        files.write_json(Path("metrics/download.json"), summary)
         run.artifact(Path("metrics/download.json"))
     console.say(f"{out}: {summary['images']:,} images")
 

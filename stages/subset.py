@@ -1,6 +1,5 @@
 """Choose the training, validation and test images, and decode each once."""
 
-import json
 from pathlib import Path
 
 from convnets import console, files, params, subset, tracking
@@ -15,8 +14,7 @@ def main() -> None:
         summary = subset.write(
             Path("data/images.zip"), out, counts, p.image_size, p.seed, p.subset.max_rejected
         )
-        with files.whole(Path("metrics/subset.json")) as part:
-            part.write_text(json.dumps(summary, indent=2) + "\n")
+        files.write_json(Path("metrics/subset.json"), summary)
         run.artifact(Path("metrics/subset.json"))
     for split in counts:
         console.say(

@@ -1,6 +1,5 @@
 """Scores on the test split, with their uncertainty, beside the book's."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,9 +136,7 @@ def write(results: Results, folder: Path) -> None:
     with files.whole(folder / "comparison.csv") as part:
         results.table.to_csv(part)
     scores = results.table.drop(columns="book").to_dict("index")
-    summary = {"champion": results.champion, "models": scores}
-    with files.whole(folder / "evaluate.json") as part:
-        part.write_text(json.dumps(summary, indent=2) + "\n")
+    files.write_json(folder / "evaluate.json", {"champion": results.champion, "models": scores})
     predicted = results.tested[results.champion].predicted
     confusion = pd.DataFrame(
         {

@@ -1,9 +1,11 @@
 """Files and folders that are there as a whole or not at all."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -39,6 +41,12 @@ def whole(path: Path) -> Iterator[Path]:
         if not named or any(name.is_relative_to(part) for name in named):
             error.filename = str(path)  # a full disk is told without the file
         raise
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write values as a JSON file for people to read, and for DVC to show as metrics."""
+    with whole(path) as part:
+        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _remove(path: Path) -> None:

@@ -26,22 +26,20 @@ TITLES = {
     "fine_tune": "fine-tuned backbone",
     "train_mirrored_head": "normalised head, with the mirror image",
 }
-THUMBNAIL = 192  # pixels
+THUMBNAIL, MOSAIC = 192, 1536  # pixels to a side, at most
 MAPS = 32  # of the first convolution
 
 
-def picture(pixels: NDArray[Any]) -> str:
-    """Return (h, w, 3) pixels of 0 to 255 as the data URI of a WebP image."""
-    file = io.BytesIO()
-    Image.fromarray(np.asarray(pixels).clip(0, 255).astype(np.uint8)).save(file, "WEBP", quality=80)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+def picture(pixels: NDArray[Any], size: int = THUMBNAIL) -> str:
+    """Return (h, w, 3) pixels of 0 to 255 as the data URI of a WebP image.
 
-
-def thumbnail(pixels: NDArray[Any]) -> str:
-    """Return (h, w, 3) pixels of 0 to 255 as a data URI, made smaller if they are many."""
+    It is made smaller where a side has more than `size` pixels.
+    """
     image = Image.fromarray(np.asarray(pixels).clip(0, 255).astype(np.uint8))
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return picture(np.asarray(image))
+    image.thumbnail((size, size))
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def drawing(figure: Figure) -> Markup:
@@ -75,7 +73,7 @@ def content(
 
     def example(row: int) -> dict[str, Any]:
         return {
-            "picture": thumbnail(images[row]),
+            "picture": picture(images[row]),
             "file": results.images["file"][row],
             "actual": results.images["class"][row],
             "predicted": results.classes[best.predicted[row]],
@@ -101,24 +99,24 @@ def content(
             drawing(figures.overview(histories, metric)) for metric in ("val_accuracy", "val_loss")
         ],
         "curves": [drawing(figures.curves(history, name)) for name, history in histories.items()],
-        "views": [thumbnail(view) for view in views],
+        "views": [picture(view) for view in views],
         "confusions": [
             drawing(figures.confusion(tested.labels, tested.predicted, results.names(name), name))
             for name, tested in results.tested.items()
         ],
         "mistakes": [example(row) for row in mistakes],
         "explained": [
-            example(row) | {"evidence": thumbnail(figures.overlay(images[row], found))}
+            example(row) | {"evidence": picture(figures.overlay(images[row], found))}
             for row, found in zip(explained, evidence, strict=True)
         ],
         "feature_maps": {
             name: picture(
-                figures.mosaic(explain.feature_maps(trained[name], images[0])[..., :MAPS])
+                figures.mosaic(explain.feature_maps(trained[name], images[0])[..., :MAPS]), MOSAIC
             )
             for name in ("train_scratch", "fine_tune")
         },
         "maps": MAPS,
-        "mapped": thumbnail(images[0]),
+        "mapped": picture(images[0]),
     }
 
 

@@ -373,10 +373,6 @@ def database(folder: Path) -> str:
             pass
         finally:
             part.unlink(missing_ok=True)
-    return _uri(folder)
-
-
-def _uri(folder: Path) -> str:
     return f"sqlite:///{folder / 'mlflow.db'}?timeout=60"
 
 

@@ -204,8 +204,7 @@ def _record(rows: list[dict[str, float]], run: Run, metrics: Path) -> None:
     summary = {"epochs": len(rows), "best_epoch": best} | rows[best - 1]
     with files.whole(metrics.with_suffix(".csv")) as part:
         history.to_csv(part)
-    with files.whole(metrics) as part:
-        part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    files.write_json(metrics, summary)
     run.metrics({f"best_{name}": value for name, value in rows[best - 1].items()})
     values = f"val_accuracy {summary['val_accuracy']:.4f}  val_loss {summary['val_loss']:.4f}"
     say(f"{metrics}: the best epoch is {best} of {len(rows)}  {values}")
