@@ -18,8 +18,8 @@ class Process(NamedTuple):
 
     wall: float  # seconds
     steps: list[float]  # seconds after the start at which it told of each step
-    peak: float  # GiB that one process had resident at most, pages of mapped files among them
-    anonymous: float  # GiB at most that are no file's, of all its processes, sampled
+    peak: float  # GiB that it had resident at most with its children, sampled
+    anonymous: float  # the same without the pages of mapped files, which the system may take back
     last: str  # line of its output
 
 
@@ -34,7 +34,7 @@ def run(command: list[str], folder: Path, step: str = "$.") -> Process:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME", "PYTHONPATH"):
         environment.pop(name, None)
-    output, steps, most = [""], [], [0]
+    output, steps, most = [""], [], [0, 0]
     began = time.perf_counter()
     process = subprocess.Popen(
         command,
@@ -44,27 +44,31 @@ def run(command: list[str], folder: Path, step: str = "$.") -> Process:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    Thread(target=_watch, args=(process.pid, most), daemon=True).start()
+    watch = Thread(target=_watch, args=(process, most))
+    watch.start()
     for line in process.stdout or ():
         output.append(line.rstrip())
         if re.match(step, line):
             steps.append(time.perf_counter() - began)
-    _, status, usage = os.wait4(process.pid, 0)  # with its children's
+    status = process.wait()
     wall = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    watch.join()
+    if status:
         sys.exit("\n".join([*output[-30:], f"failed: {' '.join(command)}"]))
-    kib = usage.ru_maxrss / (1 if sys.platform == "linux" else 1024)
-    return Process(wall, steps, kib / 2**20, most[0] / 2**30, output[-1])
+    return Process(wall, steps, most[0] / 2**30, most[1] / 2**30, output[-1])
 
 
-def _watch(pid: int, most: list[int]) -> None:
-    """Keep the most bytes of memory that a process and its children had beside mapped files."""
-    while psutil.pid_exists(pid):
+def _watch(process: subprocess.Popen[str], most: list[int]) -> None:
+    """Keep the most bytes that a process and its children have resident, with files and without.
+
+    The system's own record, `ru_maxrss`, begins with what the parent had when it forked.
+    """
+    while process.returncode is None:
         with suppress(psutil.Error):
-            process = psutil.Process(pid)
-            memory = [one.memory_info() for one in (process, *process.children(recursive=True))]
-            most[0] = max(most[0], sum(m.rss - getattr(m, "shared", 0) for m in memory))
+            parent = psutil.Process(process.pid)
+            memory = [one.memory_info() for one in (parent, *parent.children(recursive=True))]
+            most[0] = max(most[0], sum(m.rss for m in memory))
+            most[1] = max(most[1], sum(m.rss - getattr(m, "shared", 0) for m in memory))
         time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of the streaming stages, for 5,000 and for 50,000 images: `python -m benchmarks.memory`.
+"""Peak memory of the streaming stages, for 5,000 and 50,000 images: `python -m benchmarks.memory`.
 
 One drawn picture under many names, a small backbone with random weights. Pages of memory-mapped
 files are the system's to take back at any time: "anonymous" is what a process itself holds.
