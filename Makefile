@@ -20,7 +20,7 @@ ui: .venv/installed ## the MLflow UI, on this machine only
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
 bench: .venv/installed ## the book's way and ours in turn; ARCHIVE=, WEIGHTS=, DIGITS= for real data, SHARE=0.1 to try
-	python -m benchmarks.compare $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+	TF_CPP_MIN_LOG_LEVEL=3 python -m benchmarks.compare $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
 		$(if $(DIGITS),--digits "$(DIGITS)") $(if $(SHARE),--share $(SHARE)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 .venv/installed: requirements.lock pyproject.toml
