@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check ui lock audit clean
+.PHONY: repro test check ui bench lock audit clean
 
 repro: .venv/installed ## the pipeline, on the embedded sample unless params.yaml says otherwise
 	dvc repro
@@ -18,6 +18,10 @@ check: .venv/installed
 
 ui: .venv/installed ## the MLflow UI, on this machine only
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+bench: .venv/installed ## the book's way and ours in turn; ARCHIVE=, WEIGHTS=, DIGITS= for real data, SHARE=0.1 to try
+	TF_CPP_MIN_LOG_LEVEL=3 python -m benchmarks.compare $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+		$(if $(DIGITS),--digits "$(DIGITS)") $(if $(SHARE),--share $(SHARE)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,236 @@
+"""The book's way and ours in turn, A B A B, on the same data in one session: `make bench`.
+
+Ours are the pipeline's stages as `dvc repro` runs them, in a temporary clone of the last commit;
+the book's is `book.py`. Both read the same photographs, weights and digits, for a few epochs. An
+epoch takes the median of those after the first. What the whole takes at the book's epochs is
+computed from that, and from all that is not an epoch. Neither side scores test images here.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+
+from benchmarks import book
+from benchmarks.measure import matrix_peak, run
+from convnets import archive, files, params, precision
+
+ROOT = Path(__file__).parents[1]
+SPLITS = ("train", "validation", "test")
+PREPARING = ("download", "subset", "download_weights", "download_mnist")
+ROWS = {  # of the book, and our stages for each
+    "mnist": ["train_mnist@max_pooling"],
+    "scratch": ["train_scratch"],
+    "augmented": ["train_augmented"],
+    "features": ["extract_features", "train_feature_head"],
+    "augmented_head": ["extract_views", "train_augmented_head"],
+    "fine_tune": ["fine_tune"],
+}
+EPOCHS = 4
+EPOCHS_OF_BOOK = {"augmented_head": 2, "fine_tune": 2}  # which take minutes each; else as many
+
+
+def prepare(clone: Path, given: argparse.Namespace) -> params.Params:
+    """Write the clone's params: the book's, but for fewer epochs and the data at hand."""
+    values = yaml.safe_load((ROOT / "presets/book.yaml").read_text())
+    values |= {"epochs": EPOCHS, "data": {"source": "sample", "path": None}}
+    values |= {"mnist": {"source": "digits", "path": None}}
+    values["backbone"]["weights"] = str(given.weights.absolute()) if given.weights else "random"
+    values["subset"] |= {s: max(16, round(given.share * values["subset"][s])) for s in SPLITS}
+    if given.archive:
+        values["data"] = {"source": "archive", "path": str(given.archive.absolute())}
+    if given.digits:
+        with np.load(given.digits) as digits:
+            few = {name: digits[name][: round(given.share * len(digits[name]))] for name in digits}
+        np.savez(clone / "digits.npz", **few)
+        values["mnist"] = {"source": "file", "path": "digits.npz"}
+    (clone / "params.yaml").write_text(yaml.safe_dump(values))
+    return params.load(clone / "params.yaml")
+
+
+def unpack(clone: Path, folder: Path) -> None:
+    """Write the images of our subset as the book's folders."""
+    with archive.open_images(clone / "data/images.zip") as (container, _):
+        for split in SPLITS:
+            table = pd.read_csv(clone / f"data/images/{split}.csv")
+            for member, label in zip(table["file"], table["class"], strict=True):
+                path = folder / split / label / Path(member).name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(container.read(member))
+
+
+def operations(layers: list[Any]) -> float:
+    """Return those of one image's forward pass; a multiplication with its addition counts two."""
+    heavy = [layer for layer in layers if hasattr(layer, "kernel")]
+    places = [np.prod(layer.output.shape[1:-1]) for layer in heavy]  # one in a dense layer
+    return float(
+        sum(2 * np.prod(layer.kernel.shape) * n for layer, n in zip(heavy, places, strict=True))
+    )
+
+
+def work(clone: Path) -> pd.DataFrame:
+    """Return the images and the operations, the book's and ours, of a step of each stage.
+
+    A step is an epoch, or an image in extraction. A backward pass counts as two forward ones.
+    """
+    digits, *_ = book.mnist(clone / "data/mnist.npz")
+    base = book.backbone(None)
+    vgg, block5 = operations(base.layers), operations(base.layers[-4:])
+    head, convnet = operations(book.feature_head().layers), operations(book.convnet(False).layers)
+    n, held = (len(pd.read_csv(clone / f"data/images/{s}.csv")) for s in SPLITS[:2])
+    with np.load(clone / "data/mnist.npz") as arrays:
+        n_digits = len(arrays["y_train"])
+
+    def epoch(trained: float, frozen: float = 0) -> float:
+        return n * (frozen + 3 * trained) + held * (frozen + trained)
+
+    mnist = n_digits * operations(digits.layers) * (0.9 * 3 + 0.1)
+    rows = {
+        "train_mnist@max_pooling": (0.9 * n_digits, mnist, mnist),
+        "train_scratch": (n, epoch(convnet), epoch(convnet)),
+        "train_augmented": (n, epoch(convnet), epoch(convnet)),
+        "extract_features": (1, vgg, vgg),
+        "train_feature_head": (n, epoch(head), epoch(head)),
+        "extract_views": (1, vgg, vgg),
+        "train_augmented_head": (n, epoch(head, vgg), epoch(head)),
+        "fine_tune": (n, epoch(block5 + head, vgg - block5), epoch(block5 + head)),
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "book", "ours"])
+
+
+def of_book(row: str, clone: Path, images: Path) -> list[dict[str, Any]]:
+    """Run the book's program; return what it took, under the names of our stages for it."""
+    epochs = EPOCHS_OF_BOOK.get(row, EPOCHS)
+    command = [sys.executable, str(ROOT / "benchmarks/book.py"), row, "--epochs", str(epochs)]
+    command += ["--images", str(images), "--weights", str(clone / "data/backbone.weights.h5")]
+    seen = run([*command, "--digits", str(clone / "data/mnist.npz")], ROOT)
+    told = json.loads(seen.last)
+    memory = {"peak": seen.peak, "anonymous": seen.anonymous}
+    extraction, step = told.get("extraction", 0), float(np.median(told["epochs"][1:]))
+    fixed = seen.wall - extraction - epochs * step
+    measured = [memory | {"stage": ROWS[row][-1], "step": step, "fixed": fixed}]
+    if extraction:
+        step = extraction / told["images"]
+        measured.append(memory | {"stage": ROWS[row][0], "step": step, "fixed": extraction})
+    return measured
+
+
+def of_ours(stage: str, clone: Path, images: int) -> dict[str, Any]:
+    """Run one of our stages; an extraction tells of each quarter of its `images`."""
+    steps = r"epoch \d|extract (train|views):"
+    seen = run(["dvc", "repro", "--quiet", "--single-item", "--force", stage], clone, steps)
+    measured = {"stage": stage, "peak": seen.peak, "anonymous": seen.anonymous, "fixed": seen.wall}
+    if not seen.steps:
+        return measured
+    step = float(np.median(np.diff(seen.steps)))
+    measured["before"] = seen.steps[0] - step  # imports, MLflow, tracing
+    if stage.startswith("extract"):
+        return measured | {"step": 4 * step / images}
+    return measured | {"step": step, "fixed": seen.wall - EPOCHS * step}
+
+
+def measure(clone: Path, images: Path, p: params.Params, rounds: int) -> pd.DataFrame:
+    """Run everything; return a row for each stage of each side in each round."""
+    rows: list[dict[str, Any]] = []
+
+    def keep(side: str, turn: int, measured: dict[str, Any]) -> None:
+        rows.append({"round": turn, "side": side} | measured)
+        shown = "  ".join(f"{key} {v:.3g}" for key, v in measured.items() if key != "stage")
+        print(f"{turn} {side} {measured['stage']}: {shown}", flush=True)
+
+    for stage in PREPARING:
+        keep("ours", 1, of_ours(stage, clone, 0))
+    unpack(clone, images)
+    needed = work(clone)
+    peaks = {"book": "float32", "ours": precision.policy(p.precision).removeprefix("mixed_")}
+    peak = dict.fromkeys(peaks, 0.0)
+    for turn in range(1, rounds + 1):
+        peak = {side: max(peak[side], matrix_peak(kind)) for side, kind in peaks.items()}
+        for row, stages in ROWS.items():
+            for measured in of_book(row, clone, images):
+                keep("book", turn, measured)
+            for stage in stages:
+                views = p.views.count if stage == "extract_views" else 1
+                keep("ours", turn, of_ours(stage, clone, views * needed["images"]["fine_tune"]))
+    for side, kind in peaks.items():
+        print(f"matrix product, {side}: {peak[side] / 1e9:.0f} GFLOP/s in {kind}")
+    table = pd.DataFrame(rows)
+    done = [needed[side].get(stage) for side, stage in zip(table.side, table.stage, strict=True)]
+    table["images_per_second"] = table.stage.map(needed["images"]) / table.step
+    table["share_of_peak"] = np.array(done, float) / table.step / table.side.map(peak)
+    epochs = [getattr(getattr(p, name.split("@")[0], None), "epochs", 0) for name in table.stage]
+    table["minutes"] = (table.fixed + (epochs * table.step).fillna(0)) / 60
+    return table
+
+
+def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the medians over the rounds, by stage, and the minutes of each of the book's rows."""
+    row_of = dict.fromkeys(PREPARING, "preparing")
+    row_of |= {stage: row for row, stages in ROWS.items() for stage in stages}
+    columns = list(table.columns[3:])
+    medians = table.groupby(["stage", "side"])[columns].median().unstack("side")
+    medians = medians.reindex(list(row_of))
+    minutes = medians["minutes"].groupby(medians.index.map(row_of), sort=False).sum(min_count=1)
+    minutes.loc["all"] = minutes.sum()
+    minutes["times as fast"] = minutes["book"] / minutes["ours"]
+    return medians, minutes
+
+
+def write(table: pd.DataFrame, folder: Path) -> str:
+    """Write the measurements, the tables for the README and the plot; return the tables."""
+    medians, minutes = summary(table)
+    shown = pd.DataFrame(index=medians.index)
+    rate = medians["images_per_second"]
+    for side in ("book", "ours"):
+        shown[f"{side}: images/s"] = rate[side].map("{:,.0f}".format)
+        shown[f"{side}: of peak"] = medians["share_of_peak"][side].map("{:.0%}".format)
+        shown[f"{side}: GiB (anonymous)"] = [
+            f"{peak:.1f} ({own:.1f})"
+            for peak, own in zip(medians["peak"][side], medians["anonymous"][side], strict=True)
+        ]
+    shown.insert(0, "times as fast", (rate["ours"] / rate["book"]).map("{:.1f}".format))
+    shown["ours: s before the first step"] = medians["before"]["ours"].map("{:.1f}".format)
+    text = shown.replace(r".*nan.*", "–", regex=True).to_markdown(disable_numparse=True)
+    whole = minutes.rename(columns={"book": "book: min", "ours": "ours: min"})
+    whole = whole.map("{:.1f}".format).replace("nan", "–")
+    text += f"\n\n{whole.to_markdown(disable_numparse=True)}\n"
+    figure = Figure(layout="constrained")
+    drawn = minutes[["book", "ours"]].iloc[::-1]
+    drawn.plot.barh(
+        ax=figure.subplots(), logx=True, xlabel="minutes, at the book's epochs", ylabel=""
+    )
+    with files.whole(folder / "results.png") as part:
+        figure.savefig(part, dpi=120, metadata={"Software": None}, format="png")
+    with files.whole(folder / "results.csv") as part:
+        table.to_csv(part, index=False, float_format="%.5g")
+    with files.whole(folder / "results.md") as part:
+        part.write_text(text, encoding="utf-8")
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--archive", type=Path, help="of photographs; else drawn ones")
+    parser.add_argument("--weights", type=Path, help="of VGG16 without its top; else random ones")
+    parser.add_argument("--digits", type=Path, help="an mnist.npz; else scikit-learn's")
+    parser.add_argument("--share", type=float, default=1, help="of the book's number of images")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        clone, images = Path(folder) / "convnets", Path(folder) / "images"
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+        table = measure(clone, images, prepare(clone, given), given.rounds)
+    print(write(table, given.out))
+
+
+if __name__ == "__main__":
+    main()

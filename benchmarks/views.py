@@ -1,0 +1,96 @@
+"""What a cache of K views costs in accuracy, against views drawn anew in each epoch.
+
+A cache with as many views as epochs, each used once, *is* augmentation on the fly; the smaller ones
+are its first K views. The book's head trains on each, from the same seeds. Run it in a checkout
+whose `dvc repro extract_features` is done: `python -m benchmarks.views`.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from convnets import backbone, batches, features, files, models, npy, params, precision
+from convnets.console import progress, say
+
+COUNTS = (1, 2, 4, 8, 16)
+
+
+def scores(
+    p: params.Params, train: batches.Examples, held: dict[str, batches.Examples], seed: int
+) -> dict[str, float]:
+    """Train the book's head; return what its best epoch by validation loss scores."""
+    how = p.train_augmented_head
+    keras.utils.set_random_seed(seed)
+    model = models.head(train.inputs.shape[1:], len(batches.class_names()), how.units, how.dropout)
+    optimizer = keras.optimizers.RMSprop(how.learning_rate)
+    model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
+    with tempfile.TemporaryDirectory() as folder:
+        best = Path(folder) / "best.weights.h5"
+        model.fit(
+            batches.training(train, how.batch_size, range(how.epochs), seed),
+            steps_per_epoch=batches.steps(train, how.batch_size),
+            epochs=how.epochs,
+            validation_data=batches.in_order(held["validation"], how.batch_size),
+            callbacks=[
+                keras.callbacks.ModelCheckpoint(
+                    best, monitor="val_loss", save_best_only=True, save_weights_only=True
+                )
+            ],
+            verbose=0,
+        )
+        model.load_weights(best)
+    found = {}
+    for split, examples in held.items():
+        loss, accuracy = model.evaluate(batches.in_order(examples, 256), verbose=0)
+        found |= {f"{split}_accuracy": accuracy, f"{split}_loss": loss}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, help="keep the views here, or take them from here")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/views.csv"))
+    given = parser.parse_args()
+    p = params.load()
+    precision.use(precision.policy(p.precision))
+    epochs = p.train_augmented_head.epochs
+    held = {
+        split: batches.load(Path(f"data/features/{split}.npy"), split)
+        for split in ("validation", "test")
+    }
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        cache = (given.cache or Path(folder)) / "top.npy"
+        base = backbone.build(p.backbone.name, p.image_size, Path("data/backbone.weights.h5"))
+        features.write_views(
+            features.extractor(p.backbone.name, base),
+            npy.read("data/images/train.npy"),
+            [cache],
+            epochs,
+            p.seed,
+            p.augmentation.rotation,
+            p.augmentation.zoom,
+            max_gigabytes=100,
+        )
+        train = batches.load(cache, "train", epochs)
+        each = train.inputs.reshape(-1, epochs, *train.inputs.shape[1:])
+        seeds = range(p.seed, p.seed + given.seeds)
+        runs = [(count, seed) for count in (*COUNTS, epochs) for seed in seeds]
+        for count, seed in progress(runs, "train heads", len(runs)):
+            few = np.concatenate(each[:, :count])
+            found = scores(p, train._replace(inputs=few, views=count), held, seed)
+            rows.append({"views": count, "seed": seed} | found)
+            say(f"K = {count}, seed {seed}: {found['validation_loss']:.3f}")
+    with files.whole(given.out) as part:
+        pd.DataFrame(rows).to_csv(part, index=False, float_format="%.5g")
+    table = pd.DataFrame(rows).drop(columns="seed").groupby("views").agg(["mean", "std"])
+    say(table.round(4).to_string())
+
+
+if __name__ == "__main__":
+    main()

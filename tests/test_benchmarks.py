@@ -1,0 +1,79 @@
+"""The benchmark compares like with like, and measures what a process takes."""
+
+import sys
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import book, compare, measure
+from convnets import backbone, models
+
+
+def weighty(model):
+    """The kernels' shapes and the activations, in order, of a model's layers that have weights."""
+    layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    return [(layer.kernel.shape, layer.activation.__name__) for layer in layers]
+
+
+def test_the_books_models_have_its_parameters_and_are_ours(tmp_path):
+    few = {"x": np.zeros((20, 28, 28), np.uint8), "y": np.zeros(20, np.uint8)}
+    arrays = {f"{key}_{split}": few[key] for key in few for split in ("train", "test")}
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    digits, *_ = book.mnist(tmp_path / "mnist.npz")
+    plain, augmented = book.convnet(False), book.convnet(True)
+    head = book.feature_head()
+    assert digits.count_params() == 104_202
+    assert plain.count_params() == augmented.count_params() == 991_041
+    assert weighty(digits) == weighty(models.mnist_convnet(True))
+    assert weighty(plain) == weighty(augmented) == weighty(models.convnet(180, 2, 0.5))
+    assert weighty(head) == weighty(models.head((5, 5, 512), 2, 256, 0.5))
+
+    base = book.backbone(None)
+    assert base.count_params() == 14_714_688
+    tuned = book.on_backbone(base, True).trainable_weights
+    _, ours = backbone.split(backbone.build("VGG16", 180), 4)
+    top = [*ours.trainable_weights, *models.head((5, 5, 512), 2, 256, 0.5).trainable_weights]
+    assert [w.shape for w in tuned] == [w.shape for w in top]
+    assert len(book.on_backbone(base, False).trainable_weights) == 4
+
+
+def test_operations_are_counted():
+    # The literature's 15.3 billion multiplications of VGG16 at 224 pixels, in its convolutions.
+    base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3))
+    assert compare.operations(base.layers) / 2 == pytest.approx(15.35e9, rel=0.01)
+
+
+def test_a_process_is_measured(tmp_path):
+    program = "import time\nheld = bytearray(b'1') * 2**28\nprint('step 1')\ntime.sleep(0.5)\n"
+    seen = measure.run([sys.executable, "-c", program + "print('end')"], tmp_path, "step")
+    assert 0.25 < seen.anonymous <= seen.peak < 0.5
+    assert len(seen.steps) == 1 and 0 < seen.steps[0] < seen.wall
+    assert seen.last == "end"
+    with pytest.raises(SystemExit, match="failed"):
+        measure.run([sys.executable, "-c", "raise ValueError"], tmp_path)
+
+
+def test_minutes_are_put_together(tmp_path):
+    ran = [(name, "ours", 60.0) for name in compare.PREPARING]
+    ran += [(name, "ours", 120.0) for stages in compare.ROWS.values() for name in stages]
+    ran += [(stages[-1], "book", 600.0) for stages in compare.ROWS.values()]
+    table = pd.DataFrame(ran, columns=["stage", "side", "seconds"])
+    table.insert(0, "round", 1)
+    table = table[["round", "side", "stage"]].assign(
+        minutes=table["seconds"] / 60,
+        images_per_second=100.0,
+        share_of_peak=0.5,
+        peak=1.5,
+        anonymous=0.5,
+        before=3.0,
+    )
+    text = compare.write(table, tmp_path)
+    _, minutes = compare.summary(table)
+    assert minutes.loc["all"].to_dict() == {"book": 60, "ours": 20, "times as fast": 3}
+    assert minutes.loc["features", "ours"] == 4  # extraction and the head
+    assert (tmp_path / "results.md").read_text() == text
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"results.{suffix}" for suffix in ("csv", "md", "png")
+    }
