@@ -8,11 +8,13 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import psutil
 import yaml
 
 from convnets.console import say
@@ -282,15 +284,21 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
     """
     quieten()
     name = f"{stage}@{item}" if item else stage
-    say(f"{name}: {_stage(stage)['desc']}")
+    description = _stage(stage)["desc"]
+    say(f"{name}: {description}")
     key = deps_hash(stage)
     unfinished = UNFINISHED / name / key
     for other in unfinished.parent.glob("*"):
         if other != unfinished:
             shutil.rmtree(other)
     unfinished.mkdir(parents=True, exist_ok=True)
-    experiment = os.environ.get("DVC_EXP_NAME") or "workspace"
-    tags = {"stage": name, "dvc_exp_name": experiment, "deps_hash": key}
+    tags = {
+        "stage": name,
+        "dvc_exp_name": os.environ.get("DVC_EXP_NAME") or "workspace",
+        "dvc_run": dvc_run(),
+        "deps_hash": key,
+        "mlflow.note.content": description,
+    }
     recorder = Run(name, unfinished, tags, declared_params(stage))
     recorder.attempt(lambda: None)
     try:
@@ -300,6 +308,20 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
         raise
     recorder.end("FINISHED")
     shutil.rmtree(unfinished.parent)
+
+
+def dvc_run() -> str:
+    """Return when the `dvc` command above this process began, in UTC; without one, the process.
+
+    The stages of one `dvc repro`, and those of one experiment, have it in common.
+    """
+    process = psutil.Process()
+    for above in process.parents():
+        words = above.as_dict(["cmdline"], ad_value=[])["cmdline"]
+        if any(Path(word).stem == "dvc" for word in words[:3]):  # the script, or python -m dvc
+            process = above
+            break
+    return f"{datetime.fromtimestamp(process.create_time(), UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def quieten() -> None:
