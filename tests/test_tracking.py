@@ -143,7 +143,7 @@ def train(between=lambda: None) -> keras.Model:
         run.metrics({"late": 1.0})
         names = [str(digit) for digit in range(10)]
         models.save(model, Path("models/digits.keras"), names)
-        run.register(model, DIGITS.inputs[:2], names, "train_mnist")
+        run.register(model, DIGITS.inputs[:2], names, "train_mnist", "the only one")
     return model
 
 
@@ -187,11 +187,10 @@ def is_whole(uri: str, experiment: str, model: keras.Model) -> str:
     assert {"late.png", "digits.json", "curves/loss.png", "curves/accuracy.png"} <= paths
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.name == "data/mnist"
-    assert {client.get_logged_model(m.model_id).name for m in run.outputs.model_outputs} == {
-        "model"
-    }
+    (output,) = run.outputs.model_outputs
+    assert client.get_logged_model(output.model_id).name == "train_mnist"
     version = client.get_model_version_by_alias("convnets", "champion")
-    assert "train_mnist" in version.description
+    assert version.description == "train_mnist: the only one"
     assert version.run_id == run_id
     described = mlflow.models.get_model_info("models:/convnets@champion")
     assert described.metadata["classes"] == [str(digit) for digit in range(10)]
