@@ -320,6 +320,7 @@ def test_the_metrics_and_plots_have_something_to_show(clone):
     page = (clone.folder / "dvc_plots/index.html").read_text()
     assert "Validation accuracy" in page
     assert "The champion on the test images" in page
+    assert "replace(datum.label, '.csv', '')" in page  # of our own template, .dvc/plots/curves.json
 
 
 def test_a_learning_rate_concerns_its_stage_and_evaluate(clone):
