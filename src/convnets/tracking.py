@@ -38,12 +38,6 @@ VIEW = {  # of MLflow's list of runs, under ?viewStateShareKey=runs: what to see
         "tags.`dvc_exp_name`",
         "tags.`dvc_run`",
     ],
-    "columnWidths": {
-        "metrics.`best_val_accuracy`": 150,
-        "metrics.`best_val_loss`": 130,
-        "tags.`dvc_exp_name`": 130,
-        "tags.`dvc_run`": 190,
-    },
 }
 BEGUN_AS = "begun_as"  # the tag of a run in a store of its own: what the tracking store calls it
 
