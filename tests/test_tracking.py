@@ -360,6 +360,26 @@ def test_stages_that_start_at_once_share_a_fresh_store(project):
     assert [path.name for path in project.glob("mlflow.db*")] == ["mlflow.db"]
 
 
+def test_the_stages_of_one_dvc_command_have_its_start_in_common(tmp_path):
+    stage = [sys.executable, "-c", "from convnets import tracking; print(tracking.dvc_run())"]
+    command = tmp_path / "dvc"
+    command.write_text(
+        "import subprocess, time\n"
+        "for _ in range(2):\n"
+        f"    subprocess.run({stage!r}, check=True)\n"
+        "    time.sleep(1.1)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+
+    def starts(*words: str) -> list[str]:
+        return subprocess.check_output(words, env=environment, text=True).split()
+
+    first, second = starts(sys.executable, str(command))
+    assert first == second
+    (another, _), (alone,) = starts(sys.executable, str(command)), starts(*stage)
+    assert first < another < alone  # in order also as texts
+
+
 def test_help_is_quick():
     """It loads neither TensorFlow nor MLflow."""
     code = (
