@@ -1,6 +1,7 @@
 # `make repro`, `make test` and `make ui` need Python 3.11 to 3.13, git and a package registry.
 PYTHON ?= python3
 BIN := .venv/bin
+RUNS := \#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=runs
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro test check ui bench lock audit clean
@@ -17,7 +18,8 @@ check: .venv/installed
 	mypy
 
 ui: .venv/installed ## the MLflow UI, on this machine only
-	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+	@echo 'The runs: http://127.0.0.1:5000/$(RUNS)'
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 --workers 1
 
 bench: .venv/installed ## the book's way and ours in turn; ARCHIVE=, WEIGHTS=, DIGITS= for real data, SHARE=0.1 to try
 	TF_CPP_MIN_LOG_LEVEL=3 python -m benchmarks.compare $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") \

@@ -59,7 +59,12 @@ def main() -> None:
         run.text(report.render(shown, run.durations()), "report.html")
         run.artifact(metrics / "comparison.csv")
         run.metrics({f"{name}.test_accuracy": scores[name]["test_accuracy"] for name in scores})
-        run.register(trained[best], images[:2], results.classes, best)
+        why = (
+            f"right on {scores[best]['val_accuracy']:.2%} of the validation images, the best of "
+            f"{len(evaluation.INPUTS)} models; on {scores[best]['test_accuracy']:.2%} of the test "
+            "images"
+        )
+        run.register(trained[best], images[:2], results.classes, best, why)
     console.say(results.table.round(4).to_string())
     console.say(f"champion, by validation: {best}; see metrics/report.html")
 

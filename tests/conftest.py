@@ -1,9 +1,11 @@
 """What tests share: the project's root, and the real data where there is some."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.commands import ROOT, Clone
 
@@ -28,3 +30,20 @@ def shared() -> Path:
 def empty_clone(tmp_path_factory) -> Clone:
     """A fresh clone of what is committed."""
     return Clone.of_commit(tmp_path_factory.mktemp("clone") / "convnets")
+
+
+@pytest.fixture
+def page():
+    """A page in this machine's Chromium; the test is skipped where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("no Chromium on the PATH")
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    expect.set_options(timeout=60_000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=sandbox)
+        page: Page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()

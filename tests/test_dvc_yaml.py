@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from convnets.evaluation import MODELS
+
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -86,6 +88,12 @@ def test_the_package_itself_holds_no_code():
 def test_every_stage_has_a_script_and_every_script_a_stage():
     scripts = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
     assert scripts == set(STAGES)
+
+
+def test_evaluation_depends_on_all_that_each_model_left():
+    files = {f"models/{model}.keras" for model in MODELS}
+    files |= {f"metrics/{model}.{kind}" for model in MODELS for kind in ("csv", "json")}
+    assert files <= set(STAGES["evaluate"]["deps"])
 
 
 def test_changing_the_figures_reruns_no_training():

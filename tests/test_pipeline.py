@@ -2,18 +2,22 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import mlflow
 import numpy as np
 import pytest
 import yaml
+from playwright.sync_api import Page, expect
 
 from convnets import images, models, sample
 from tests.commands import TOKEN, Clone, executed, holding, noise
@@ -54,7 +58,7 @@ def make_quick(clone: Clone, **sections: dict[str, object]) -> None:
     """Set params that make every stage quick, and those given."""
     path = clone.folder / "params.yaml"
     values = yaml.safe_load(path.read_text())
-    values |= {"image_size": 78, "epochs": 1}
+    values |= {"image_size": 78, "epochs": 2}
     values["subset"] |= {"train": 8, "validation": 6, "test": 6}
     values["views"] |= {"count": 2}
     for section, given in sections.items():
@@ -94,10 +98,12 @@ def test_each_stage_was_one_run(clone):
     assert set(runs["status"]) == {"FINISHED"}
     assert runs.loc["train_scratch", "params.train_scratch.learning_rate"] == "0.001"
     assert runs["tags.deps_hash"].nunique() >= len(STAGES) - 1  # both poolings have the same deps
+    assert runs["tags.dvc_run"].nunique() == 1
+    assert set(runs["tags.mlflow.source.git.commit"]) == {clone.run("git", "rev-parse", "@")[:40]}
     client = mlflow.MlflowClient()
     for stage in TRAINING:
         run = client.get_run(runs.loc[stage, "run_id"])
-        assert clone.steps(run.info.run_id) == 1
+        assert clone.steps(run.info.run_id) == 2
         curves = [item.path for item in client.list_artifacts(run.info.run_id, "curves")]
         assert curves == ["curves/accuracy.png", "curves/loss.png"]
         contexts = {item.tags[0].value for item in run.inputs.dataset_inputs}
@@ -188,6 +194,123 @@ def test_the_cache_agrees_with_the_models(clone):
         assert runs.loc[stage, "metrics.cache_disagreement"] < 0.02
 
 
+@pytest.fixture(scope="module")
+def ui(clone):
+    """The address of the list of runs in the MLflow UI, as `make ui` starts it and tells it."""
+    lines = clone.run("make", "-n", "ui").splitlines()
+    (command,) = (line for line in lines if line.startswith("mlflow ui "))
+    assert "--host 127.0.0.1 --port 5000" in command
+    (address,) = re.findall(r"http://127.0.0.1:5000/[^']+", "\n".join(lines))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    with subprocess.Popen(
+        shlex.split(command.replace("5000", port)),
+        cwd=clone.folder,
+        env=clone.environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as server:
+        try:
+            for _ in range(120):
+                time.sleep(1)
+                assert server.poll() is None
+                try:
+                    with urlopen(f"http://127.0.0.1:{port}/health"):
+                        break
+                except OSError:
+                    continue
+            yield address.replace("5000", port)
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+
+
+def chart(page: Page, metric: str):
+    """A metric's chart, of all those that a page has."""
+    page.get_by_placeholder("Search metric charts").fill(f"^{metric}$")
+    cards = page.get_by_test_id("experiment-view-compare-runs-card")
+    expect(cards).to_have_count(1)
+    return cards
+
+
+@pytest.mark.browser
+def test_the_runs_in_mlflow_s_list(clone, ui, page):
+    first = clone.runs()[lambda runs: runs["tags.stage"] == "evaluate"].iloc[-1]
+    page.goto(ui)
+    for name in ("Duration", "best_val_accuracy", "best_val_loss", "dvc_exp_name", "dvc_run"):
+        expect(page.get_by_role("columnheader", name=name).last).to_be_visible()
+    search = page.get_by_test_id("search-box")
+    search.fill(f'tags.dvc_run = "{first["tags.dvc_run"]}" AND tags.dvc_exp_name = "workspace"')
+    search.press("Enter")
+    expect(page.get_by_text(f"{len(STAGES)} matching runs")).to_be_visible()
+    for stage in STAGES:
+        expect(page.get_by_role("link", name=stage, exact=True)).to_be_visible()
+    shown = page.get_by_role("gridcell", name=first["tags.dvc_run"], exact=True)
+    expect(shown).to_have_count(len(STAGES))
+    # A filter can also be a part of the address.
+    chosen = quote('tags.stage LIKE "train_mnist%" AND tags.dvc_exp_name = "workspace"')
+    page.goto(f"{ui.split('&')[0]}&searchFilter={chosen}")
+    expect(page.get_by_text("2 matching runs")).to_be_visible()
+
+
+@pytest.mark.browser
+def test_a_run_s_pages(clone, ui, page):
+    runs = clone.runs().drop_duplicates("tags.stage", keep="last").set_index("tags.stage")
+    run = runs.loc["fine_tune"]
+    address = f"{ui.split('?')[0]}/{run['run_id']}"
+    page.goto(f"{address}?workflowType=machine_learning")
+    main = page.get_by_role("main")
+    for text in (
+        "The backbone's last layers and the head together, gently",
+        "fine_tune.learning_rate",
+        "best_val_accuracy",
+        run["tags.dvc_run"],
+        run["tags.mlflow.source.git.commit"][:7],
+        "data/views/cut (",
+    ):
+        expect(main).to_contain_text(text)
+    page.goto(f"{address}/model-metrics")
+    for metric in ("accuracy", "val_accuracy", "loss", "val_loss"):
+        expect(chart(page, metric).locator(".scatterlayer .point")).to_have_count(2)  # epochs
+    page.goto(f"{address}/system-metrics")
+    expect(main).to_contain_text("cpu_utilization_percentage")
+    page.goto(f"{address}/artifacts/curves/loss.png")
+    picture = page.get_by_role("img", name="curves/loss.png")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("picture => picture.naturalWidth") > 400
+    page.goto(f"{ui.split('?')[0]}/{runs.loc['evaluate', 'run_id']}/artifacts/report.html")
+    expect(page.frame_locator("iframe").get_by_text("What the models do")).to_be_visible()
+
+
+@pytest.mark.browser
+def test_the_curves_of_two_runs_lie_on_one_another(clone, ui, page):
+    first = clone.runs()[lambda runs: runs["tags.stage"] == "evaluate"].iloc[-1]
+    chosen = f'tags.dvc_run = "{first["tags.dvc_run"]}" AND tags.stage LIKE "train_augmented%"'
+    page.goto(f"{ui.split('&')[0]}&compareRunsMode=CHART&searchFilter={quote(chosen)}")
+    for metric in ("accuracy", "val_accuracy", "loss", "val_loss"):
+        card = chart(page, metric)
+        expect(card).to_contain_text(f"train_augmented ({metric})")
+        expect(card).to_contain_text(f"train_augmented_head ({metric})")
+        expect(card.locator(".scatterlayer .point")).to_have_count(2 * 2)  # epochs
+
+
+@pytest.mark.browser
+def test_the_registered_model_s_pages(clone, ui, page):
+    clone.runs()
+    version = mlflow.MlflowClient().get_model_version_by_alias("convnets", "champion")
+    page.goto(f"{ui.split('#')[0]}#/models/convnets")
+    main = page.get_by_role("main")
+    expect(main).to_contain_text("the one with the best validation accuracy, by lower validation")
+    row = page.get_by_role("row").filter(has_text=f"Version {version.version}")
+    expect(row).to_contain_text("champion")
+    row.get_by_role("link", name=f"Version {version.version}").click()
+    expect(main).to_contain_text("of the validation images, the best of 6 models; on ")
+    expect(main).to_contain_text(version.description)
+    page.get_by_role("row").filter(has_text="Inputs (1)").locator("svg").click()
+    expect(main).to_contain_text("Tensor (dtype: float32, shape: [-1,78,78,3])")
+
+
 def test_a_second_repro_does_nothing(clone):
     assert executed(clone.run("dvc", "repro")) == []
 
@@ -233,6 +356,7 @@ def test_the_metrics_and_plots_have_something_to_show(clone):
     page = (clone.folder / "dvc_plots/index.html").read_text()
     assert "Validation accuracy" in page
     assert "The champion on the test images" in page
+    assert "replace(datum.label, '.csv', '')" in page  # of our own template, .dvc/plots/curves.json
 
 
 def test_a_learning_rate_concerns_its_stage_and_evaluate(clone):
@@ -249,13 +373,15 @@ def test_a_learning_rate_concerns_its_stage_and_evaluate(clone):
 
 def test_epochs_sets_every_training_stage_also_in_a_temporary_directory(clone):
     before = len(clone.runs())
-    output = clone.run("dvc", "exp", "run", "--temp", "-n", "longer", "-S", "epochs=2")
+    output = clone.run("dvc", "exp", "run", "--temp", "-n", "longer", "-S", "epochs=3")
     runs = clone.runs()
     new = runs.head(len(runs) - before)
     assert sorted(new["tags.stage"]) == sorted([*TRAINING, "evaluate"]), output
     assert set(new["tags.dvc_exp_name"]) == {"longer"}
+    assert new["tags.dvc_run"].nunique() == 1
+    assert set(new["tags.mlflow.source.git.commit"]) == {clone.run("git", "rev-parse", "@")[:40]}
     for _, run in new[new["tags.stage"] != "evaluate"].iterrows():
-        assert clone.steps(run["run_id"]) == 2
+        assert clone.steps(run["run_id"]) == 3
 
 
 def test_four_queued_experiments_two_at_a_time_are_all_recorded(clone):
@@ -271,6 +397,7 @@ def test_four_queued_experiments_two_at_a_time_are_all_recorded(clone):
     shown = json.loads(clone.run("dvc", "exp", "show", "--json"))
     names = {item["name"] for item in shown[-1]["experiments"] or [] if item.get("name")}
     assert set(new["tags.dvc_exp_name"]) <= names
+    assert new["tags.dvc_run"].nunique() >= 2  # two may have begun in the same second
 
 
 def test_another_clone_makes_the_same_bytes(clone, other):

@@ -143,7 +143,7 @@ def train(between=lambda: None) -> keras.Model:
         run.metrics({"late": 1.0})
         names = [str(digit) for digit in range(10)]
         models.save(model, Path("models/digits.keras"), names)
-        run.register(model, DIGITS.inputs[:2], names, "train_mnist")
+        run.register(model, DIGITS.inputs[:2], names, "train_mnist", "the only one")
     return model
 
 
@@ -187,11 +187,10 @@ def is_whole(uri: str, experiment: str, model: keras.Model) -> str:
     assert {"late.png", "digits.json", "curves/loss.png", "curves/accuracy.png"} <= paths
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.name == "data/mnist"
-    assert {client.get_logged_model(m.model_id).name for m in run.outputs.model_outputs} == {
-        "model"
-    }
+    (output,) = run.outputs.model_outputs
+    assert client.get_logged_model(output.model_id).name == "train_mnist"
     version = client.get_model_version_by_alias("convnets", "champion")
-    assert "train_mnist" in version.description
+    assert version.description == "train_mnist: the only one"
     assert version.run_id == run_id
     described = mlflow.models.get_model_info("models:/convnets@champion")
     assert described.metadata["classes"] == [str(digit) for digit in range(10)]
@@ -359,6 +358,26 @@ def test_stages_that_start_at_once_share_a_fresh_store(project):
     found = [(run.info.status, run.data.metrics.get("a")) for run in runs]
     assert found == [("FINISHED", 49.0)] * 3
     assert [path.name for path in project.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_the_stages_of_one_dvc_command_have_its_start_in_common(tmp_path):
+    stage = [sys.executable, "-c", "from convnets import tracking; print(tracking.dvc_run())"]
+    command = tmp_path / "dvc"
+    command.write_text(
+        "import subprocess, time\n"
+        "for _ in range(2):\n"
+        f"    subprocess.run({stage!r}, check=True)\n"
+        "    time.sleep(1.1)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+
+    def starts(*words: str) -> list[str]:
+        return subprocess.check_output(words, env=environment, text=True).split()
+
+    first, second = starts(sys.executable, str(command))
+    assert first == second
+    (another, _), (alone,) = starts(sys.executable, str(command)), starts(*stage)
+    assert first < another < alone  # in order also as texts
 
 
 def test_help_is_quick():

@@ -30,6 +30,15 @@ DESCRIPTION = (
     "loss where two are equal; the newest has the alias `champion`."
 )
 UNFINISHED = Path(".unfinished")
+VIEW = {  # of MLflow's list of runs, under ?viewStateShareKey=runs: what to see of each run
+    "selectedColumns": [
+        "attributes.`Duration`",
+        "metrics.`best_val_accuracy`",
+        "metrics.`best_val_loss`",
+        "tags.`dvc_exp_name`",
+        "tags.`dvc_run`",
+    ],
+}
 BEGUN_AS = "begun_as"  # the tag of a run in a store of its own: what the tracking store calls it
 
 SETTINGS = {
@@ -113,6 +122,7 @@ class Run:
         if uri.startswith("sqlite:") and mlflow.get_experiment_by_name(EXPERIMENT) is None:
             mlflow.create_experiment(EXPERIMENT, (folder / "mlruns").as_uri())
         mlflow.set_experiment(EXPERIMENT)
+        mlflow.set_experiment_tag("mlflow.sharedViewState.runs", json.dumps(VIEW))
         if known.exists():
             self.run_id = known.read_text()
             mlflow.start_run(self.run_id, tags=tags, log_system_metrics=True)
@@ -219,9 +229,9 @@ class Run:
             example: (n, h, w, c) pixels, uint8.
             classes: their names, kept as the model's metadata.
         """
-        self.attempt(lambda: _log_model(model, example, classes))
+        self.attempt(lambda: _log_model(model, self.stage, example, classes))
 
-    def register(self, model: Any, example: Any, classes: list[str], chosen: str) -> None:
+    def register(self, model: Any, example: Any, classes: list[str], chosen: str, why: str) -> None:
         """Log the champion and register it under the alias `champion`.
 
         Args:
@@ -229,26 +239,27 @@ class Run:
             example: (n, h, w, c) pixels, uint8.
             classes: their names.
             chosen: the stage that trained it.
+            why: it was chosen.
         """
         import mlflow
 
         def register() -> None:
             client = mlflow.MlflowClient()
-            why = f"{chosen}: the best validation accuracy of the pipeline's models"
-            version = new_version(client, _log_model(model, example, classes), why)
+            uri = _log_model(model, chosen, example, classes)
+            version = new_version(client, uri, f"{chosen}: {why}")
             client.set_registered_model_alias(EXPERIMENT, CHAMPION, version)
 
         self.attempt(register)
 
 
-def _log_model(model: Any, example: Any, classes: list[str]) -> str:
-    """Log a model to the active run; return its URI."""
+def _log_model(model: Any, name: str, example: Any, classes: list[str]) -> str:
+    """Log a model to the active run, by the name of the stage that trained it; return its URI."""
     import mlflow
 
     inputs = example.astype("float32")
     info = mlflow.keras.log_model(
         model,
-        name="model",
+        name=name,
         signature=mlflow.models.infer_signature(inputs, model.predict(inputs, verbose=0)),
         metadata={"classes": classes},
         # Inferring them would start a process that loads the model once more.
