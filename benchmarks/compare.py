@@ -8,6 +8,7 @@ computed from that, and from all that is not an epoch. Neither side scores test 
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -160,12 +161,11 @@ def measure(clone: Path, images: Path, p: params.Params, rounds: int) -> pd.Data
             for stage in stages:
                 views = p.views.count if stage == "extract_views" else 1
                 keep("ours", turn, of_ours(stage, clone, views * needed["images"]["fine_tune"]))
-    for side, kind in peaks.items():
-        print(f"matrix product, {side}: {peak[side] / 1e9:.0f} GFLOP/s in {kind}")
     table = pd.DataFrame(rows)
+    table["numbers"], table["matrix_peak"] = table.side.map(peaks), table.side.map(peak)
     done = [needed[side].get(stage) for side, stage in zip(table.side, table.stage, strict=True)]
     table["images_per_second"] = table.stage.map(needed["images"]) / table.step
-    table["share_of_peak"] = np.array(done, float) / table.step / table.side.map(peak)
+    table["share_of_peak"] = np.array(done, float) / table.step / table.matrix_peak
     epochs = [getattr(getattr(p, name.split("@")[0], None), "epochs", 0) for name in table.stage]
     table["minutes"] = (table.fixed + (epochs * table.step).fillna(0)) / 60
     return table
@@ -175,8 +175,8 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the medians over the rounds, by stage, and the minutes of each of the book's rows."""
     row_of = dict.fromkeys(PREPARING, "preparing")
     row_of |= {stage: row for row, stages in ROWS.items() for stage in stages}
-    columns = list(table.columns[3:])
-    medians = table.groupby(["stage", "side"])[columns].median().unstack("side")
+    by_side = table.drop(columns="round").groupby(["stage", "side"])
+    medians = by_side.median(numeric_only=True).unstack("side")
     medians = medians.reindex(list(row_of))
     minutes = medians["minutes"].groupby(medians.index.map(row_of), sort=False).sum(min_count=1)
     minutes.loc["all"] = minutes.sum()
@@ -184,8 +184,8 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return medians, minutes
 
 
-def write(table: pd.DataFrame, folder: Path) -> str:
-    """Write the measurements, the tables for the README and the plot; return the tables."""
+def write(table: pd.DataFrame, folder: Path, note: str) -> str:
+    """Write the measurements, the README's tables under a note, and the plot; return the text."""
     medians, minutes = summary(table)
     shown = pd.DataFrame(index=medians.index)
     rate = medians["images_per_second"]
@@ -198,15 +198,23 @@ def write(table: pd.DataFrame, folder: Path) -> str:
         ]
     shown.insert(0, "times as fast", (rate["ours"] / rate["book"]).map("{:.1f}".format))
     shown["ours: s before the first step"] = medians["before"]["ours"].map("{:.1f}".format)
-    text = shown.replace(r".*nan.*", "–", regex=True).to_markdown(disable_numparse=True)
+    for side, (numbers, peak) in (
+        table.groupby("side")[["numbers", "matrix_peak"]].first().iterrows()
+    ):
+        note += (
+            f" The peak of {side} is a matrix product's in {numbers}: {peak / 1e9:,.0f} GFLOP/s."
+        )
+    text = f"{note}\n\n"
+    text += shown.replace(r".*nan.*", "–", regex=True).to_markdown(disable_numparse=True)
     whole = minutes.rename(columns={"book": "book: min", "ours": "ours: min"})
     whole = whole.map("{:.1f}".format).replace("nan", "–")
     text += f"\n\n{whole.to_markdown(disable_numparse=True)}\n"
     figure = Figure(layout="constrained")
     drawn = minutes[["book", "ours"]].iloc[::-1]
-    drawn.plot.barh(
-        ax=figure.subplots(), logx=True, xlabel="minutes, at the book's epochs", ylabel=""
-    )
+    axes = figure.subplots()
+    drawn.plot.barh(ax=axes, logx=True, xlabel="minutes, at the book's epochs", ylabel="")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.legend()
     with files.whole(folder / "results.png") as part:
         figure.savefig(part, dpi=120, metadata={"Software": None}, format="png")
     with files.whole(folder / "results.csv") as part:
@@ -223,13 +231,17 @@ def main() -> None:
     parser.add_argument("--digits", type=Path, help="an mnist.npz; else scikit-learn's")
     parser.add_argument("--share", type=float, default=1, help="of the book's number of images")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="a folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clone, images = Path(folder) / "convnets", Path(folder) / "images"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
         table = measure(clone, images, prepare(clone, given), given.rounds)
-    print(write(table, given.out))
+    images = "photographs" if given.archive else "drawn images"
+    note = (
+        f"{os.cpu_count()} CPU cores; {given.rounds} rounds; {given.share:.0%} of the book's number"
+    )
+    print(write(table, given.out, f"{note} of images, {images}."))
 
 
 if __name__ == "__main__":

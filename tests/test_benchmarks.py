@@ -68,8 +68,10 @@ def test_minutes_are_put_together(tmp_path):
         peak=1.5,
         anonymous=0.5,
         before=3.0,
+        numbers="float32",
+        matrix_peak=2e11,
     )
-    text = compare.write(table, tmp_path)
+    text = compare.write(table, tmp_path, "2 cores.")
     _, minutes = compare.summary(table)
     assert minutes.loc["all"].to_dict() == {"book": 60, "ours": 20, "times as fast": 3}
     assert minutes.loc["features", "ours"] == 4  # extraction and the head
