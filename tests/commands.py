@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,13 @@ class Clone:
         history = mlflow.MlflowClient().get_metric_history(run_id, "val_loss")
         assert [metric.step for metric in history] == list(range(1, len(history) + 1))
         return len(history)
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def noise(output: str) -> list[str]:

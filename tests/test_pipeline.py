@@ -5,13 +5,12 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from urllib.parse import quote
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import mlflow
 import numpy as np
@@ -19,8 +18,7 @@ import pytest
 import yaml
 from playwright.sync_api import Page, expect
 
-from convnets import images, models, sample
-from tests.commands import TOKEN, Clone, executed, holding, noise
+from tests.commands import TOKEN, Clone, executed, free_port, holding, noise
 
 STAGES = (
     *("download", "subset", "download_weights", "extract_features", "extract_views"),
@@ -146,48 +144,6 @@ def test_the_champion_is_registered_and_predicts(clone):
     assert model.predict(pixels).shape == (12, 1)
 
 
-def test_the_champion_is_served_and_answers_as_predict_does(clone):
-    """With the commands of the README."""
-    picture = clone.folder / "picture.png"
-    sample.draw("cat", 1, 0).save(picture)
-    command = ("env", "PYTHONPATH=src", sys.executable, "-m", "convnets", "predict")
-    output = clone.run(*command, "picture.png", "--format", "json")
-    (predicted,) = json.loads(output)  # stdout and stderr: nothing else was said
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    serve = ("mlflow", "models", "serve", "-m", "models:/convnets@champion", "-p", port)
-    environment = clone.environment() | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
-    pixels = images.decode(picture.read_bytes(), 78)[None].tolist()
-    request = Request(
-        f"http://127.0.0.1:{port}/invocations",
-        json.dumps({"inputs": pixels}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with subprocess.Popen(
-        [*serve, "--env-manager", "local"],
-        cwd=clone.folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as server:
-        try:
-            for _ in range(120):
-                time.sleep(1)
-                assert server.poll() is None
-                try:
-                    with urlopen(f"http://127.0.0.1:{port}/ping"):
-                        break
-                except OSError:
-                    continue
-            with urlopen(request) as response:
-                (answer,) = json.load(response)["predictions"]
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-    assert answer == pytest.approx([predicted["probabilities"]["dog"]], abs=1e-6)
-
-
 def test_the_cache_agrees_with_the_models(clone):
     runs = clone.runs().set_index("tags.stage")
     for stage in ("train_feature_head", "train_augmented_head", "train_mirrored_head", "fine_tune"):
@@ -201,9 +157,7 @@ def ui(clone):
     (command,) = (line for line in lines if line.startswith("mlflow ui "))
     assert "--host 127.0.0.1 --port 5000" in command
     (address,) = re.findall(r"http://127.0.0.1:5000/[^']+", "\n".join(lines))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     with subprocess.Popen(
         shlex.split(command.replace("5000", port)),
         cwd=clone.folder,
@@ -414,27 +368,3 @@ def test_another_clone_makes_the_same_bytes(clone, other):
 
 def test_no_token_is_written_anywhere(clone):
     assert not holding(TOKEN, clone.folder)
-
-
-def test_a_folder_of_three_classes(other, tmp_path):
-    """Every stage follows the number of classes, and their names travel with the models."""
-    names = ["chat", "chien", "rien à voir"]
-    photos = tmp_path / "photos"
-    for name in names:
-        (photos / name).mkdir(parents=True)
-    for number in range(20):
-        sample.draw("cat", number, 0).save(photos / names[0] / f"{number}.png")
-        sample.draw("dog", number, 0).save(photos / names[1] / f"{number}.JPG")
-        sample.draw("dog", number, 1).rotate(180).save(photos / names[2] / f"{number}.jpeg")
-    make_quick(other, data={"source": "folder", "path": str(photos)})
-    apart = {stage for stage in STAGES if "mnist" in stage} | {"download_weights"}
-    assert set(executed(other.run("dvc", "repro"))) == set(STAGES) - apart
-    for stage in TRAINING:
-        if "mnist" in stage:
-            continue
-        path = other.folder / f"models/{stage}.keras"
-        assert models.class_names(path) == names
-        assert models.load(path).output_shape == (None, 3)
-    runs = other.runs().drop_duplicates("tags.stage").set_index("tags.stage")
-    (output,) = mlflow.MlflowClient().get_run(runs.loc["fine_tune", "run_id"]).outputs.model_outputs
-    assert mlflow.models.get_model_info(f"models:/{output.model_id}").metadata["classes"] == names

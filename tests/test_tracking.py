@@ -19,7 +19,7 @@ import pytest
 from convnets import models, sync, tracking, training
 from convnets.batches import Examples
 from convnets.console import InputError
-from tests.commands import ROOT, holding
+from tests.commands import ROOT, free_port, holding
 
 DIGITS = Examples(
     np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1)).astype("uint8"),
@@ -48,12 +48,6 @@ def project(tmp_path, monkeypatch, request) -> Path:
     return folder
 
 
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def address(number: int) -> str:
     return f"http://user:{SECRET}@127.0.0.1:{number}"
 
@@ -62,7 +56,7 @@ class Server:
     """A real MLflow server on this machine, to be stopped and started again."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, port()
+        self.folder, self.port = folder, free_port()
         self.uri = address(self.port)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -104,7 +98,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def nothing_listens() -> str:
-    return address(port())
+    return address(free_port())
 
 
 @pytest.fixture

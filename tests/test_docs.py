@@ -1,0 +1,392 @@
+"""Every command of the README and of docs/ is run, in order down each page, as a user would."""
+
+import asyncio
+import getpass
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import asyncssh
+import mlflow
+import pytest
+
+from convnets import models, sample
+from tests.commands import ROOT, Clone, executed, free_port, holding
+from tests.test_kaggle import SECRET, Kaggle, handler
+from tests.test_pipeline import STAGES, TRAINING, reproduced
+
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+RUN = ("", "bash")  # the blocks that are run, by the word after the fence
+SHOWN = ("json", "text", "yaml")
+CLASSES = ["chat", "chien", "rien à voir"]
+
+# The commands that cannot be run here as they stand: what is run instead, and why.
+CI = "the CI runs it, as .ci/run and the Makefile say"
+LONG = "it trains for hours, on photographs that are not here: it is only planned"
+OFFLINE = "Keras's server is out of reach: a local file, for the one stage that reads it"
+STAND_INS = {
+    "README.md": {
+        "make repro": ("grep -x 'make repro' .ci/run", CI),
+        "make test": ("grep -x 'make test' .ci/run", CI),
+        "python3 -m venv .venv && . .venv/bin/activate": ("grep -e '-m venv .venv' Makefile", CI),
+        "pip install --require-hashes --no-deps -r requirements.lock": (
+            "grep -e '--require-hashes --no-deps -r requirements.lock' Makefile",
+            CI,
+        ),
+        "pip install --no-build-isolation --no-deps -e .": (
+            "grep -e '--no-build-isolation --no-deps -e .' Makefile",
+            CI,
+        ),
+        "pytest": ("grep -w pytest Makefile", CI),
+        "dvc exp run -S epochs=50": (
+            "dvc exp run --temp -S epochs=50 train_feature_head",
+            "one of the training stages; test_pipeline.py runs them all, for two epochs",
+        ),
+        "cp presets/book.yaml params.yaml && dvc repro": (
+            "cp presets/book.yaml params.yaml && dvc repro --dry && git checkout params.yaml",
+            LONG,
+        ),
+        "dvc exp run -S data.source=archive -S data.path=$HOME/Downloads/dogs-vs-cats.zip": (
+            "dvc exp run -S data.source=archive -S data.path=$HOME/Downloads/dogs-vs-cats.zip "
+            "download",
+            "the one stage that reads the archive; the others see no difference",
+        ),
+    },
+    "docs/kaggle.md": {
+        "dvc repro": ("dvc repro --dry", LONG),
+        "dvc exp run -S epochs=1": ("dvc exp run -S epochs=1 download", LONG),
+        "dvc exp run -S data.source=archive -S data.path=$HOME/Downloads/dogs-vs-cats.zip": (
+            "dvc exp run -S data.source=archive -S data.path=$HOME/Downloads/dogs-vs-cats.zip "
+            "download",
+            "the one stage that reads the archive; the others see no difference",
+        ),
+    },
+    "docs/own-data.md": {
+        "dvc exp run -S image_size=180 -S backbone.weights=imagenet": (
+            "cp data/backbone.weights.h5 vgg16.weights.h5 && dvc exp run -S image_size=180 "
+            "-S backbone.weights=vgg16.weights.h5 download_weights",
+            OFFLINE,
+        ),
+        "dvc exp run -S backbone.name=MobileNetV2 -S backbone.fine_tune_from=Conv_1": (
+            "dvc exp run -S backbone.name=MobileNetV2 -S backbone.fine_tune_from=Conv_1 "
+            "-S backbone.weights=random download_weights",
+            OFFLINE,
+        ),
+    },
+    "docs/resume.md": {
+        "dvc exp run -S epochs=30 train_augmented # break it off with Ctrl-C": (
+            "killed_amid_epochs dvc exp run -S epochs=30 train_augmented",
+            "nobody is there to press Ctrl-C: a power cut, which is worse",
+        ),
+    },
+    "docs/shared.md": {
+        "dvc remote add -d storage /srv/convnets": (
+            "dvc remote add -d storage $HOME/storage",
+            "a test writes to temporary folders alone",
+        ),
+        "pip install 'dvc[ssh]'": ("python -c 'import dvc_ssh'", "it is in the group dev"),
+        "pip install psycopg2-binary": ("python -c 'import psycopg2'", "it is in the group dev"),
+        "sudo apt-get install -y postgresql": ("psql --version", ".ci/run installs it"),
+        'sudo -u postgres createuser "$USER"': (
+            'PGUSER=postgres createuser "$USER"',
+            "the test has a PostgreSQL of its own, which lets everybody be its superuser",
+        ),
+        'sudo -u postgres createdb --owner "$USER" mlflow': (
+            'PGUSER=postgres createdb --owner "$USER" mlflow',
+            "as above",
+        ),
+        "ssh -N -L 5000:127.0.0.1:5000 storage.example": (
+            "true",
+            "the server is on this machine: there is nothing to carry",
+        ),
+    },
+}
+
+PRELUDE = """
+listens() { # PORT PROCESS: wait until a server answers
+    until curl --silent --fail --output /dev/null http://127.0.0.1:$1/health; do
+        kill -0 $2
+        sleep 0.5
+    done
+}
+killed_amid_epochs() {
+    setsid "$@" >$HOME/killed.log 2>&1 &
+    until grep -q '^epoch' $HOME/killed.log; do
+        kill -0 $!
+        sleep 0.05
+    done
+    kill -KILL -- -$!
+}
+set -x
+"""
+
+pytestmark = pytest.mark.pipeline
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """The fenced blocks of a page: the word after the fence, and the content."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+    assert {word for word, _ in found} <= {*RUN, *SHOWN}
+    return found
+
+
+def commands(page: str) -> list[list[str]]:
+    """The lines of each block that is run, continued lines as one."""
+    return [
+        re.sub(r"\s*\\\n\s*", " ", content).splitlines()
+        for word, content in blocks(page)
+        if word in RUN
+    ]
+
+
+def plain(line: str) -> str:
+    return re.sub(r"  +# .*", "", line)
+
+
+def script(page: str) -> str:
+    """A page as one Bash script: servers in the background, each port another that is free."""
+    lines = [PRELUDE]
+    for block in commands(page):
+        given = [STAND_INS.get(page, {}).get(plain(line), (line,))[0] for line in block]
+        # `set -e` overlooks what fails before `&&`.
+        text = "\n".join(given).replace(" && ", "\n")
+        if re.search(r"\bmlflow (ui|server|models serve)\b", text):
+            (port,) = re.findall(r"(?:--port|-p) (\d+)", text)
+            text = f"(\n{text}\n) &\nlistens {port} $!"
+        lines.append(text)
+    whole = "\n".join(lines)
+    for port in sorted(set(re.findall(r"\b500\d\b", whole))):
+        whole = re.sub(rf"\b{port}\b", str(free_port()), whole)
+    return whole
+
+
+class User:
+    """Somebody with a home, the project cloned in it, who follows pages."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.clone = Clone.of_commit(home / "convnets")
+        self.output = ""  # of the newest page
+
+    def environment(self) -> dict[str, str]:
+        environment = self.clone.environment() | {
+            "HOME": str(self.home),
+            "USER": getpass.getuser(),
+            "PYTHONPATH": "src",  # of the clone in which a command is run
+            "KAGGLE_API_ENVIRONMENT": "TEST",  # the client's name for localhost:7777
+        }
+        for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"):
+            del environment[name]
+        return environment
+
+    def follow(self, page: str, **variables: str) -> None:
+        """Run a page's commands from the state of the last commit."""
+        for command in (["git", "checkout", "-q", "."], ["dvc", "checkout", "-q"]):
+            self.clone.run(*command)
+        log = self.home / "page.log"
+        with (
+            log.open("wb") as out,
+            subprocess.Popen(
+                ["bash", "-euo", "pipefail", "-c", script(page)],
+                cwd=self.clone.folder,
+                env=self.environment() | variables,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            ) as shell,
+        ):
+            try:
+                shell.communicate(f"{SECRET}\n".encode())  # what is asked for: a token
+            finally:
+                with suppress(ProcessLookupError):  # where the page started none
+                    os.killpg(shell.pid, signal.SIGTERM)  # the servers
+        self.output = log.read_text()
+        assert shell.returncode == 0, self.output
+        assert SECRET not in self.output
+        assert "Traceback" not in self.output
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory) -> User:
+    """Has the files that the pages speak of, and the results of a quick `dvc repro` committed."""
+    home = tmp_path_factory.mktemp("user")
+    identity = "[user]\nname = user\nemail = user@localhost\n[init]\ndefaultBranch = main\n"
+    (home / ".gitconfig").write_text(identity)
+    user = User(home)
+    for name in CLASSES:
+        (home / "photos" / name).mkdir(parents=True)
+    for number in range(1, 181):
+        cat, dog = (sample.draw(kind, number, 0) for kind in ("cat", "dog"))
+        cat.save(home / f"photos/{CLASSES[0]}/{number:03}.jpg")
+        dog.save(home / f"photos/{CLASSES[1]}/{number}.PNG")
+        dog.rotate(180).save(home / f"photos/{CLASSES[2]}/{number}.jpeg")
+    (home / "Downloads").mkdir()
+    for _ in sample.write_archive(home / "Downloads/dogs-vs-cats.zip", 20, 0):
+        pass
+    (user.clone.folder / "folder").mkdir()
+    for file in ("cat.jpg", "folder/1.png"):
+        sample.draw("cat", 1, 0).save(user.clone.folder / file)
+    reproduced(user.clone)
+    user.clone.run("git", "-c", f"include.path={home}/.gitconfig", "commit", "-qam", "results")
+    return user
+
+
+@contextmanager
+def kaggle(user: User) -> Iterator[dict[str, str]]:
+    """Kaggle, where its client looks for it in tests."""
+    answers = Kaggle((user.home / "Downloads/dogs-vs-cats.zip").read_bytes())
+    answers.address = "http://localhost:7777"
+    with ThreadingHTTPServer(("127.0.0.1", 7777), handler(answers)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {}
+        server.shutdown()
+
+
+@contextmanager
+def storage_over_ssh(user: User) -> Iterator[None]:
+    """An SSH server, `storage.example` to the user, who has a key to it; its / is a folder."""
+    keys, root = user.home / ".ssh", user.home / "over_ssh"
+    keys.mkdir(mode=0o700)
+    (root / "srv").mkdir(parents=True)
+    own, host = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    own.write_private_key(keys / "id")
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    listening = asyncssh.listen(
+        "127.0.0.1",
+        0,
+        server_host_keys=[host],
+        authorized_client_keys=asyncssh.import_authorized_keys(own.export_public_key().decode()),
+        sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=bytes(root)),
+    )
+    server = asyncio.run_coroutine_threadsafe(listening, loop).result()
+    address = f"[127.0.0.1]:{server.get_port()}"
+    (keys / "known_hosts").write_text(f"{address} {host.export_public_key().decode()}")
+    (keys / "config").write_text(
+        f"Host storage.example\n  HostName 127.0.0.1\n  Port {server.get_port()}\n"
+        f"  IdentityFile {keys / 'id'}\n  UserKnownHostsFile {keys / 'known_hosts'}\n"
+    )
+    yield
+    loop.call_soon_threadsafe(server.close)
+
+
+@contextmanager
+def postgresql() -> Iterator[dict[str, str]]:
+    """A PostgreSQL of one's own, behind a socket in a temporary folder; where clients find it."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        pytest.skip("no PostgreSQL (Debian's package postgresql)")
+    folder = Path(tempfile.mkdtemp())
+    owner: list[str] = []
+    if os.getuid() == 0:  # as whom it refuses to run
+        shutil.chown(folder, "postgres")
+        owner = ["runuser", "-u", "postgres", "--"]
+    data = ["-D", str(folder / "data")]
+
+    def run(program: str, *arguments: str) -> None:
+        command = [*owner, str(found[-1] / program), *data, *arguments]
+        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+    run("initdb", "--username", "postgres", "--auth", "trust", "--no-sync")
+    log, options = str(folder / "log"), f"-c listen_addresses= -k {folder}"
+    run("pg_ctl", "--wait", "--log", log, "--options", options, "start")
+    try:
+        path = f"{found[-1]}{os.pathsep}{Clone(folder).environment()['PATH']}"
+        yield {"PGHOST": str(folder), "PATH": path}
+    finally:
+        run("pg_ctl", "--mode", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def shared_servers(user: User) -> Iterator[dict[str, str]]:
+    with storage_over_ssh(user), postgresql() as variables:
+        yield variables
+
+
+def check_kaggle(user: User) -> None:
+    assert "dogs-vs-cats.zip: 40 labelled images" in user.output
+    assert not holding(SECRET, user.home)
+
+
+def check_own_data(user: User) -> None:
+    """Every stage follows the number of classes, and their names travel with the models."""
+    runs = user.clone.runs().drop_duplicates("tags.stage").set_index("tags.stage")
+    for stage in TRAINING:
+        if "mnist" in stage:
+            continue
+        path = user.clone.folder / f"models/{stage}.keras"
+        assert models.class_names(path) == CLASSES
+        assert models.load(path).output_shape == (None, 3)
+    (output,) = mlflow.MlflowClient().get_run(runs.loc["fine_tune", "run_id"]).outputs.model_outputs
+    assert mlflow.models.get_model_info(f"models:/{output.model_id}").metadata["classes"] == CLASSES
+    apart = {stage for stage in STAGES if "mnist" in stage} | {"download_weights"}
+    assert set(STAGES) - apart <= set(executed(user.output))
+
+
+def check_results(user: User) -> None:
+    """The champion that is served answers as the one that is asked here."""
+    (said,) = re.findall(r'"dog": ([\d.e-]+)', user.output)
+    (answered,) = re.findall(r'\{"predictions": [^}]*\}', user.output)
+    assert json.loads(answered) == {"predictions": [[pytest.approx(float(said), abs=1e-6)]]}
+
+
+def check_resume(user: User) -> None:
+    assert "train_augmented: going on after epoch" in user.output
+    assert "nothing to record" in user.output
+
+
+def check_shared(user: User) -> None:
+    assert user.output.count("up to date") == 1
+    stored, over_ssh = (
+        {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+        for folder in (user.home / "storage", user.home / "over_ssh/srv/convnets")
+    )
+    assert len(stored) > len(STAGES)
+    assert stored == over_ssh
+    third = user.home / "third"
+    for model in (user.clone.folder / "models").iterdir():
+        assert (third / "models" / model.name).exists()
+    assert re.search(r"001\.jpg +(cat|dog) ", user.output)
+    assert not (third / "mlflow.db").exists()
+    assert not list((user.home / "second/.unrecorded").glob("*"))
+    assert "goes on without it" not in user.output
+    listed = user.output.rpartition("mlflow runs list")[2]
+    assert listed.count("train_feature_head") == listed.count("evaluate") == 2
+
+
+SERVERS = {"docs/kaggle.md": kaggle, "docs/shared.md": shared_servers}
+CHECKS = {
+    "docs/kaggle.md": check_kaggle,
+    "docs/own-data.md": check_own_data,
+    "docs/results.md": check_results,
+    "docs/resume.md": check_resume,
+    "docs/shared.md": check_shared,
+}
+
+
+def test_each_stand_in_stands_for_a_command():
+    for page, stand_ins in STAND_INS.items():
+        lines = [plain(line) for block in commands(page) for line in block]
+        assert set(stand_ins) <= set(lines)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands(page, user):
+    if page in SERVERS:
+        with SERVERS[page](user) as variables:
+            user.follow(page, **variables)
+    else:
+        user.follow(page)
+    if page in CHECKS:
+        CHECKS[page](user)

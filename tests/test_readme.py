@@ -1,0 +1,50 @@
+"""The two READMEs say the same; what they and the pages of docs/ point to is there."""
+
+import re
+
+import pytest
+
+from tests.commands import ROOT
+
+ENGLISH, KOREAN = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md")
+)
+PAGES = [*ROOT.glob("README*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [r"^```.*?^```$", r"^(#+) ", r"!\[[^\]]*\]\(([^)]*)\)"],
+    ids=["commands", "headings", "pictures"],
+)
+def test_both_languages_have_the_same(part):
+    english, korean = (re.findall(part, text, re.M | re.S) for text in (ENGLISH, KOREAN))
+    assert len(english) >= 2
+    assert english == korean
+
+
+def test_both_languages_name_the_same_things():
+    english, korean = (
+        {" ".join(name.split()) for name in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)}
+        for text in (ENGLISH, KOREAN)
+    )
+    assert english == korean
+
+
+def test_both_languages_have_the_same_numbers_in_tables():
+    def numbers(text: str) -> list[list[str]]:
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        return [re.findall(r"\d[\d,.]*", row) for row in rows]
+
+    assert sorted(map(sorted, numbers(ENGLISH))) == sorted(map(sorted, numbers(KOREAN)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.M)
+            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
