@@ -182,7 +182,6 @@ class User:
             "HOME": str(self.home),
             "USER": getpass.getuser(),
             "PYTHONPATH": "src",  # of the clone in which a command is run
-            "KAGGLE_API_ENVIRONMENT": "TEST",  # the client's name for localhost:7777
         }
         for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"):
             del environment[name]
@@ -243,12 +242,17 @@ def user(tmp_path_factory) -> User:
 
 @contextmanager
 def kaggle(user: User) -> Iterator[dict[str, str]]:
-    """Kaggle, where its client looks for it in tests."""
+    """Kaggle on loopback, with the variable by which each Python's client is pointed at it."""
     answers = Kaggle((user.home / "Downloads/dogs-vs-cats.zip").read_bytes())
-    answers.address = "http://localhost:7777"
-    with ThreadingHTTPServer(("127.0.0.1", 7777), handler(answers)) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(answers)) as server:
+        answers.address = f"http://127.0.0.1:{server.server_port}"
+        (user.home / "site").mkdir()
+        (user.home / "site/sitecustomize.py").write_text(
+            "from kagglesdk import kaggle_env as e\n"
+            f"e._env_to_endpoint[e.KaggleEnv.PROD] = {answers.address!r}\n"
+        )
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield {}
+        yield {"PYTHONPATH": f"src{os.pathsep}{user.home / 'site'}"}
         server.shutdown()
 
 
