@@ -1,6 +1,7 @@
 """Score every model on the test split, compare with the book, and register the champion."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -41,6 +42,8 @@ def main() -> None:
             pd.read_csv("data/images/test.csv"),
         )
         evaluation.write(results, metrics)
+        with files.whole(Path("models/champion.keras")) as part:
+            shutil.copyfile(f"models/{best}.keras", part)
         images = npy.read("data/images/test.npy")
         first = npy.read("data/images/train.npy")[0]
         views = augmentation.preview(first, 8, p.seed, p.augmentation.rotation, p.augmentation.zoom)

@@ -99,3 +99,8 @@ def test_evaluation_depends_on_all_that_each_model_left():
 def test_changing_the_figures_reruns_no_training():
     users = {name for name, stage in STAGES.items() if "src/convnets/figures.py" in stage["deps"]}
     assert users == {"evaluate"}
+
+
+def test_a_fresh_clone_registers_a_champion():
+    # All else of evaluate is in git: where no byte changes, DVC would find it done already.
+    assert "models/champion.keras" in STAGES["evaluate"]["outs"]

@@ -62,8 +62,8 @@ def _champion() -> tuple[Path, list[str]]:
         return folder / "data" / "model.keras", [str(name) for name in metadata["classes"]]
     except (MlflowException, OSError, KeyError, TypeError) as error:
         raise InputError(
-            f"{uri}: cannot be had ({tracking.reason(error)}); run `dvc repro` first, or give "
-            "--model a .keras file"
+            f"{uri}: cannot be had ({tracking.reason(error)}); run `dvc repro` first, "
+            "`dvc repro -s -f evaluate` if there is nothing to do, or give --model a .keras file"
         ) from error
 
 
