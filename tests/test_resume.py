@@ -116,6 +116,9 @@ def test_a_kill_amid_the_writing_of_a_checkpoint_is_survived(clone):
 
 
 def test_a_polite_stop_says_so_and_marks_the_run(clone):
+    path = clone.folder / "params.yaml"
+    # Enough epochs for a busy machine to come by before the last.
+    path.write_text(path.read_text().replace(f"epochs: {EPOCHS}", "epochs: 300"))
     process = start(clone, "train_scratch")
     next(line for line in process.stdout if line.startswith("epoch"))
     process.send_signal(signal.SIGINT)
@@ -129,8 +132,7 @@ def test_a_polite_stop_says_so_and_marks_the_run(clone):
     assert not holding(TOKEN, clone.folder)
 
     # Other params: what was begun is of no use, and is swept.
-    path = clone.folder / "params.yaml"
-    path.write_text(path.read_text().replace(f"epochs: {EPOCHS}", "epochs: 1"))
+    path.write_text(path.read_text().replace("epochs: 300", "epochs: 1"))
     command = (sys.executable, "-m", "stages.train_scratch")
     output = clone.run("env", "TTY_COMPATIBLE=1", *command)  # for rich, a terminal
     assert "going on" not in output
