@@ -231,7 +231,6 @@ def main() -> None:
     parser.add_argument("--digits", type=Path, help="an mnist.npz; else scikit-learn's")
     parser.add_argument("--share", type=float, default=1, help="of the book's number of images")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks", help="a folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clone, images = Path(folder) / "convnets", Path(folder) / "images"
@@ -241,7 +240,7 @@ def main() -> None:
     note = (
         f"{os.cpu_count()} CPU cores; {given.rounds} rounds; {given.share:.0%} of the book's number"
     )
-    print(write(table, given.out, f"{note} of images, {images}."))
+    print(write(table, ROOT / "benchmarks", f"{note} of images, {images}."))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import mlflow
 import pandas as pd
@@ -72,6 +74,19 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def answers(server: "subprocess.Popen[bytes]", port: int) -> bool:
+    """Wait until a server on loopback is well; tell whether it came to that."""
+    for _ in range(240):
+        if server.poll() is not None:
+            return False
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return True
+        except OSError:
+            time.sleep(0.5)
+    return False
 
 
 def noise(output: str) -> list[str]:

@@ -7,10 +7,8 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.parse import quote
-from urllib.request import urlopen
 
 import mlflow
 import numpy as np
@@ -18,7 +16,7 @@ import pytest
 import yaml
 from playwright.sync_api import Page, expect
 
-from tests.commands import TOKEN, Clone, executed, free_port, holding, noise
+from tests.commands import TOKEN, Clone, answers, executed, free_port, holding, noise
 
 STAGES = (
     *("download", "subset", "download_weights", "extract_features", "extract_views"),
@@ -157,9 +155,9 @@ def ui(clone):
     (command,) = (line for line in lines if line.startswith("mlflow ui "))
     assert "--host 127.0.0.1 --port 5000" in command
     (address,) = re.findall(r"http://127.0.0.1:5000/[^']+", "\n".join(lines))
-    port = str(free_port())
+    port = free_port()
     with subprocess.Popen(
-        shlex.split(command.replace("5000", port)),
+        shlex.split(command.replace("5000", str(port))),
         cwd=clone.folder,
         env=clone.environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"},
         stdout=subprocess.DEVNULL,
@@ -167,15 +165,8 @@ def ui(clone):
         start_new_session=True,
     ) as server:
         try:
-            for _ in range(120):
-                time.sleep(1)
-                assert server.poll() is None
-                try:
-                    with urlopen(f"http://127.0.0.1:{port}/health"):
-                        break
-                except OSError:
-                    continue
-            yield address.replace("5000", port)
+            assert answers(server, port)
+            yield address.replace("5000", str(port))
         finally:
             os.killpg(server.pid, signal.SIGTERM)
 

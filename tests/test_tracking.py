@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from pathlib import Path
 
 import keras
@@ -19,7 +18,7 @@ import pytest
 from convnets import models, sync, tracking, training
 from convnets.batches import Examples
 from convnets.console import InputError
-from tests.commands import ROOT, free_port, holding
+from tests.commands import ROOT, answers, free_port, holding
 
 DIGITS = Examples(
     np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1)).astype("uint8"),
@@ -73,13 +72,8 @@ class Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        while self.process.poll() is None:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5)
-                return
-            except OSError:
-                pass
-        pytest.fail((self.folder / "log").read_text())
+        if not answers(self.process, self.port):
+            pytest.fail((self.folder / "log").read_text())
 
     def kill(self) -> None:
         if self.process is not None:
