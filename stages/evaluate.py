@@ -1,6 +1,5 @@
 """Score every model on the test split, compare with the book, and register the champion."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import pandas as pd
 
 from convnets import (
     augmentation,
-    batches,
     console,
     evaluation,
     figures,
@@ -26,21 +24,12 @@ def main() -> None:
     metrics = Path("metrics")
     with tracking.run("evaluate") as run:
         run.dataset(Path("data/images/test.npy"), "test")
-        trained, tested, scores = {}, {}, {}
+        trained, tested = {}, {}
         for name in console.progress(evaluation.MODELS, "evaluate", len(evaluation.MODELS)):
             trained[name] = models.load(Path(f"models/{name}.keras"))
             tested[name] = evaluation.test(name, trained[name])
-            summary = json.loads((metrics / f"{name}.json").read_text())
-            validation = {key: summary[key] for key in ("val_accuracy", "val_loss")}
-            scores[name] = evaluation.score(tested[name]) | validation
-        best = evaluation.champion({name: scores[name] for name in evaluation.INPUTS})
-        results = evaluation.Results(
-            evaluation.compare(scores),
-            best,
-            tested,
-            batches.class_names(),
-            pd.read_csv("data/images/test.csv"),
-        )
+        results = evaluation.gather(tested, metrics)
+        best = results.champion
         evaluation.write(results, metrics)
         with files.whole(Path("models/champion.keras")) as part:
             shutil.copyfile(f"models/{best}.keras", part)
@@ -49,25 +38,20 @@ def main() -> None:
         views = augmentation.preview(first, 8, p.seed, p.augmentation.rotation, p.augmentation.zoom)
         drawn = figures.of_results(results, images, views)
         with files.whole(metrics / "comparison.png") as part:
-            nothing = {"Software": None}
-            drawn["comparison.png"].savefig(part, dpi=120, metadata=nothing, format="png")
+            drawn["comparison.png"].savefig(part, dpi=120, metadata={"Software": None})
         for name, figure in drawn.items():
             run.figure(figure, name)
         histories = {
-            name: pd.read_csv(metrics / f"{name}.csv", index_col="epoch") for name in scores
+            name: pd.read_csv(metrics / f"{name}.csv", index_col="epoch") for name in trained
         }
         shown = report.content(results, histories, trained, images, views)
         with files.whole(metrics / "report.html") as part:
             part.write_text(report.render(shown), encoding="utf-8")
         run.text(report.render(shown, run.durations()), "report.html")
         run.artifact(metrics / "comparison.csv")
-        run.metrics({f"{name}.test_accuracy": scores[name]["test_accuracy"] for name in scores})
-        why = (
-            f"right on {scores[best]['val_accuracy']:.2%} of the validation images, the best of "
-            f"{len(evaluation.INPUTS)} models; on {scores[best]['test_accuracy']:.2%} of the test "
-            "images"
-        )
-        run.register(trained[best], images[:2], results.classes, best, why)
+        accuracies = results.table["test_accuracy"].add_suffix(".test_accuracy")
+        run.metrics(accuracies.to_dict())
+        run.register(trained[best], images[:2], results.classes, best, results.why())
     console.say(results.table.round(4).to_string())
     console.say(f"champion, by validation: {best}; see metrics/report.html")
 

@@ -1,5 +1,6 @@
 """Scores on the test split, with their uncertainty, beside the book's."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,6 +130,30 @@ class Results(NamedTuple):
     def names(self, model: str) -> list[str]:
         """Return the names of a model's classes."""
         return [str(digit) for digit in range(10)] if model in MNIST else self.classes
+
+    def why(self) -> str:
+        """Tell why the champion was chosen."""
+        best = self.table.loc[self.champion]
+        return (
+            f"right on {best['val_accuracy']:.2%} of the validation images, the best of "
+            f"{len(INPUTS)} models; on {best['test_accuracy']:.2%} of the test images"
+        )
+
+
+def gather(tested: dict[str, Tested], folder: Path) -> Results:
+    """Score the models, and choose the champion among those of the images.
+
+    Args:
+        tested: all models, by name.
+        folder: with the `.json` of each one's training, which has the validation's scores.
+    """
+    scores = {}
+    for name, of_model in tested.items():
+        trained = json.loads((folder / f"{name}.json").read_text())
+        scores[name] = score(of_model) | {key: trained[key] for key in ("val_accuracy", "val_loss")}
+    best = champion({name: scores[name] for name in INPUTS})
+    images = pd.read_csv(batches.IMAGES / "test.csv")
+    return Results(compare(scores), best, tested, batches.class_names(), images)
 
 
 def write(results: Results, folder: Path) -> None:

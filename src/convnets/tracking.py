@@ -60,11 +60,19 @@ class Run:
     even that fail, the run turns deaf: its calls do nothing.
     """
 
-    def __init__(self, stage: str, unfinished: Path, tags: dict[str, str], params: Any) -> None:
+    def __init__(
+        self,
+        stage: str,
+        unfinished: Path,
+        tags: dict[str, str],
+        params: dict[str, Any],
+        hashes: dict[str, str],
+    ) -> None:
         self.stage = stage
         self.unfinished = unfinished  # a folder that outlives the process until the stage is done
         self.tags = tags
         self.params = params
+        self.hashes = hashes  # of the stage's deps
         self.live = True
         self.run_id = ""  # of the run in the store that it is in now
         self.folder: Path | None = None  # of the local store that the run has moved to
@@ -206,7 +214,7 @@ class Run:
         self.attempt(lambda: log(str(path), path.name if path.is_dir() else None))
 
     def dataset(self, path: Path, context: str) -> None:
-        """Name a file as a dataset that the run reads, with the hash that DVC knows it by."""
+        """Name a dep of the stage as a dataset that it reads, with its hash."""
         import mlflow
         from mlflow.data.dataset_source_registry import get_dataset_source_from_json
         from mlflow.data.meta_dataset import MetaDataset
@@ -215,8 +223,9 @@ class Run:
             # To resolve the path instead would warn that two classes can, which are the same.
             source = get_dataset_source_from_json(json.dumps({"uri": path.as_posix()}), "local")
             name = path.with_suffix("").as_posix()
+            digest = self.hashes[path.as_posix()]
             # MLflow's own class leaves `profile` abstract by its types alone.
-            dataset = MetaDataset(source, name, _md5(path)[:32])  # type: ignore[abstract]
+            dataset = MetaDataset(source, name, digest)  # type: ignore[abstract]
             mlflow.log_input(dataset, context=context)
 
         self.attempt(log)
@@ -295,9 +304,11 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
     """
     quieten()
     name = f"{stage}@{item}" if item else stage
-    description = _stage(stage)["desc"]
+    declared = _yaml(Path("dvc.yaml"))["stages"][stage]
+    description = declared["desc"]
     say(f"{name}: {description}")
-    key = deps_hash(stage)
+    params, hashes = values_of(declared.get("params", [])), hashes_of(declared.get("deps", []))
+    key = state_hash(params, hashes)
     unfinished = UNFINISHED / name / key
     for other in unfinished.parent.glob("*"):
         if other != unfinished:
@@ -310,7 +321,7 @@ def run(stage: str, item: str | None = None) -> Iterator[Run]:
         "deps_hash": key,
         "mlflow.note.content": description,
     }
-    recorder = Run(name, unfinished, tags, declared_params(stage))
+    recorder = Run(name, unfinished, tags, params, hashes)
     recorder.attempt(lambda: None)
     try:
         yield recorder
@@ -392,11 +403,11 @@ def reason(error: Exception) -> str:
     return re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))[:200]
 
 
-def declared_params(stage: str) -> dict[str, Any]:
-    """Return the values of `params.yaml` that `dvc.yaml` declares for a stage, by dotted key."""
-    values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+def values_of(keys: list[str]) -> dict[str, Any]:
+    """Return the values of `params.yaml` under some dotted keys, those of a section one by one."""
+    values = _yaml(Path("params.yaml"))
     found: dict[str, Any] = {}
-    for key in _stage(stage).get("params", []):
+    for key in keys:
         value = values
         for part in key.split("."):
             value = value[part]
@@ -407,30 +418,26 @@ def declared_params(stage: str) -> dict[str, Any]:
     return found
 
 
-def deps_hash(stage: str) -> str:
+def hashes_of(deps: list[str]) -> dict[str, str]:
+    """Return the MD5 of each file: as `dvc.lock` has it, of a stage's out, or else its own."""
+    lock = Path("dvc.lock")
+    stages = _yaml(lock)["stages"].values() if lock.exists() else []
+    outs = [out for stage in stages for out in stage.get("outs", [])]
+    known = {out["path"]: out.get("md5") for out in outs}
+    return {dep: known.get(dep) or _md5(Path(dep)) for dep in deps}
+
+
+def state_hash(params: dict[str, Any], hashes: dict[str, str]) -> str:
     """Return a hash over what a stage's result depends on: its code, data, params and libraries."""
     versions = [metadata.version(package) for package in ("keras", "numpy", "pillow", "tensorflow")]
-    given = [*sorted(declared_params(stage).items()), *versions]
-    digest = hashlib.sha256(repr(given).encode())
-    for dep in _stage(stage).get("deps", []):
-        digest.update(f"{dep} {_md5(Path(dep))}\n".encode())
-    return digest.hexdigest()[:16]
+    given = [*sorted(params.items()), *versions, *hashes.items()]
+    return hashlib.sha256(repr(given).encode()).hexdigest()[:16]
 
 
-def _stage(stage: str) -> dict[str, Any]:
-    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    found: dict[str, Any] = stages[stage]
-    return found
+def _yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _md5(path: Path) -> str:
-    """Return DVC's hash of a stage's out, from `dvc.lock`, or else the file's own."""
-    lock = Path("dvc.lock")
-    if lock.exists():
-        stages = yaml.safe_load(lock.read_text(encoding="utf-8")).get("stages", {})
-        for stage in stages.values():
-            for out in stage.get("outs", []):
-                if out["path"] == path.as_posix() and "md5" in out:
-                    return str(out["md5"])
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
