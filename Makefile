@@ -10,7 +10,7 @@ repro: .venv/installed ## the pipeline, on the embedded sample unless params.yam
 	dvc repro
 
 test: .venv/installed check ## the gates, then all tests
-	pytest --numprocesses 2 --dist loadfile
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder # the long files come early
 
 check: .venv/installed
 	ruff check

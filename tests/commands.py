@@ -21,7 +21,6 @@ class Clone:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.first_lock = ""  # dvc.lock after the first `dvc repro`
 
     @classmethod
     def of_commit(cls, folder: Path) -> "Clone":

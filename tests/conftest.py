@@ -32,6 +32,19 @@ def empty_clone(tmp_path_factory) -> Clone:
     return Clone.of_commit(tmp_path_factory.mktemp("clone") / "convnets")
 
 
+@pytest.fixture(scope="session")
+def locks(tmp_path_factory) -> Path:
+    """A folder for the `dvc.lock` of each clone after its first `dvc repro`.
+
+    It is common to the processes among which pytest-xdist divides the tests.
+    """
+    folder: Path = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "locks").mkdir(exist_ok=True)
+    return folder / "locks"
+
+
 @pytest.fixture
 def page():
     """A page in this machine's Chromium; the test is skipped where there is none."""

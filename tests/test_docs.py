@@ -218,7 +218,7 @@ class User:
 
 
 @pytest.fixture(scope="module")
-def user(tmp_path_factory) -> User:
+def user(tmp_path_factory, locks) -> User:
     """Has the files that the pages speak of, and the results of a quick `dvc repro` committed."""
     home = tmp_path_factory.mktemp("user")
     identity = "[user]\nname = user\nemail = user@localhost\n[init]\ndefaultBranch = main\n"
@@ -237,7 +237,7 @@ def user(tmp_path_factory) -> User:
     (user.clone.folder / "folder").mkdir()
     for file in ("cat.jpg", "folder/1.png"):
         sample.draw("cat", 1, 0).save(user.clone.folder / file)
-    reproduced(user.clone)
+    reproduced(user.clone, locks)
     user.clone.run("git", "-c", f"include.path={home}/.gitconfig", "commit", "-qam", "results")
     return user
 

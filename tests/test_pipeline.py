@@ -4,11 +4,13 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import quote
+from uuid import uuid4
 
 import mlflow
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 import yaml
 from playwright.sync_api import Page, expect
 
+from convnets import files
 from tests.commands import TOKEN, Clone, answers, executed, free_port, holding, noise
 
 STAGES = (
@@ -62,8 +65,11 @@ def make_quick(clone: Clone, **sections: dict[str, object]) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
-def reproduced(clone: Clone) -> Clone:
-    """The clone after its first `dvc repro`, with params that make every stage quick."""
+def reproduced(clone: Clone, locks: Path) -> Clone:
+    """The clone after its first `dvc repro`, with params that make every stage quick.
+
+    What it made is noted among the `locks`.
+    """
     make_quick(clone)
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     clone.run("git", *identity, "commit", "-qam", "tiny")
@@ -74,18 +80,14 @@ def reproduced(clone: Clone) -> Clone:
     output = clone.run("env", *watched, "dvc", "repro")
     assert set(executed(output)) == set(STAGES)
     assert noise(output) == []  # stdout and stderr of every stage
-    clone.first_lock = (clone.folder / "dvc.lock").read_text()
+    with files.whole(locks / f"{uuid4().hex}.lock") as part:
+        shutil.copyfile(clone.folder / "dvc.lock", part)
     return clone
 
 
 @pytest.fixture(scope="module")
-def clone(empty_clone: Clone) -> Clone:
-    return reproduced(empty_clone)
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory) -> Clone:
-    return reproduced(Clone.of_commit(tmp_path_factory.mktemp("elsewhere") / "other"))
+def clone(empty_clone: Clone, locks: Path) -> Clone:
+    return reproduced(empty_clone, locks)
 
 
 def test_each_stage_was_one_run(clone):
@@ -345,16 +347,23 @@ def test_four_queued_experiments_two_at_a_time_are_all_recorded(clone):
     assert new["tags.dvc_run"].nunique() >= 2  # two may have begun in the same second
 
 
-def test_another_clone_makes_the_same_bytes(clone, other):
+def test_another_clone_makes_the_same_bytes(clone, locks, tmp_path):
     """Every out of every stage: images, features, weights, models, metrics and figures."""
 
-    def outs(lock: str) -> dict[str, dict[str, str]]:
-        return {
-            stage: {out["path"]: out["md5"] for out in entry["outs"]}
-            for stage, entry in yaml.safe_load(lock)["stages"].items()
-        }
+    def made() -> list[dict[str, dict[str, str]]]:
+        return [
+            {
+                stage: {out["path"]: out["md5"] for out in entry["outs"]}
+                for stage, entry in yaml.safe_load(lock.read_text())["stages"].items()
+            }
+            for lock in locks.glob("[!.]*")
+        ]
 
-    assert outs(other.first_lock) == outs(clone.first_lock)
+    if len(made()) == 1:  # test_docs.py has a clone as well, if it runs
+        reproduced(Clone.of_commit(tmp_path / "other"), locks)
+    first, *others = made()
+    assert others
+    assert all(other == first for other in others)
 
 
 def test_no_token_is_written_anywhere(clone):
