@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -419,12 +419,20 @@ def values_of(keys: list[str]) -> dict[str, Any]:
 
 
 def hashes_of(deps: list[str]) -> dict[str, str]:
-    """Return the MD5 of each file: as `dvc.lock` has it, of a stage's out, or else its own."""
+    """Return the MD5 of each file: that of the out that it is or is in, as `dvc.lock` has it.
+
+    To read gigabytes again for their own would take longer than all else before the first step.
+    What is no stage's out, such as code, is read.
+    """
     lock = Path("dvc.lock")
     stages = _yaml(lock)["stages"].values() if lock.exists() else []
-    outs = [out for stage in stages for out in stage.get("outs", [])]
-    known = {out["path"]: out.get("md5") for out in outs}
-    return {dep: known.get(dep) or _md5(Path(dep)) for dep in deps}
+    outs = {out["path"]: str(out["md5"]) for stage in stages for out in stage.get("outs", [])}
+    found = {}
+    for dep in deps:
+        places = (dep, *map(str, PurePosixPath(dep).parents))
+        of_out = next((outs[place] for place in places if place in outs), None)
+        found[dep] = of_out.removesuffix(".dir") if of_out else _md5(Path(dep))
+    return found
 
 
 def state_hash(params: dict[str, Any], hashes: dict[str, str]) -> str:
