@@ -20,7 +20,7 @@ from keras.utils import image_dataset_from_directory
 SIZE = (180, 180)
 
 
-class Seconds(keras.callbacks.Callback):
+class Seconds(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """The seconds of each epoch, training and validation."""
 
     def __init__(self) -> None:

@@ -176,9 +176,9 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     row_of = dict.fromkeys(PREPARING, "preparing")
     row_of |= {stage: row for row, stages in ROWS.items() for stage in stages}
     by_side = table.drop(columns="round").groupby(["stage", "side"])
-    medians = by_side.median(numeric_only=True).unstack("side")
-    medians = medians.reindex(list(row_of))
-    minutes = medians["minutes"].groupby(medians.index.map(row_of), sort=False).sum(min_count=1)
+    medians = pd.DataFrame(by_side.median(numeric_only=True).unstack("side")).reindex(list(row_of))
+    of_stages = pd.DataFrame(medians["minutes"])
+    minutes = of_stages.groupby(medians.index.map(row_of), sort=False).sum(min_count=1)
     minutes.loc["all"] = minutes.sum()
     minutes["times as fast"] = minutes["book"] / minutes["ours"]
     return medians, minutes
@@ -198,9 +198,8 @@ def write(table: pd.DataFrame, folder: Path, note: str) -> str:
         ]
     shown.insert(0, "times as fast", (rate["ours"] / rate["book"]).map("{:.1f}".format))
     shown["ours: s before the first step"] = medians["before"]["ours"].map("{:.1f}".format)
-    for side, (numbers, peak) in (
-        table.groupby("side")[["numbers", "matrix_peak"]].first().iterrows()
-    ):
+    first = table.groupby("side")[["numbers", "matrix_peak"]].first()
+    for side, numbers, peak in first.itertuples(name=None):
         note += (
             f" The peak of {side} is a matrix product's in {numbers}: {peak / 1e9:,.0f} GFLOP/s."
         )
@@ -236,11 +235,11 @@ def main() -> None:
         clone, images = Path(folder) / "convnets", Path(folder) / "images"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
         table = measure(clone, images, prepare(clone, given), given.rounds)
-    images = "photographs" if given.archive else "drawn images"
+    kind = "photographs" if given.archive else "drawn images"
     note = (
         f"{os.cpu_count()} CPU cores; {given.rounds} rounds; {given.share:.0%} of the book's number"
     )
-    print(write(table, ROOT / "benchmarks", f"{note} of images, {images}."))
+    print(write(table, ROOT / "benchmarks", f"{note} of images, {kind}."))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def scores(
             verbose=0,
         )
         model.load_weights(best)
-    found = {}
+    found: dict[str, float] = {}
     for split, examples in held.items():
         loss, accuracy = model.evaluate(batches.in_order(examples, 256), verbose=0)
         found |= {f"{split}_accuracy": accuracy, f"{split}_loss": loss}
