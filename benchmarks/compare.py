@@ -22,7 +22,9 @@ from matplotlib.figure import Figure
 
 from benchmarks import book
 from benchmarks.measure import matrix_peak, run
-from convnets import archive, files, params, precision
+from convnets.base import files, params
+from convnets.data import archive
+from convnets.models import precision
 
 ROOT = Path(__file__).parents[1]
 SPLITS = ("train", "validation", "test")

@@ -14,10 +14,16 @@ import pandas as pd
 import yaml
 
 from benchmarks.measure import run
-from convnets import files, sample
+from convnets.base import files
+from convnets.data import sample
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("download", "subset", "download_weights", "extract_features")
+STAGES = {
+    "download": "download download",
+    "subset": "subset",
+    "download_weights": "download download_weights",
+    "extract_features": "extract extract_features",
+}
 
 
 def prepare(clone: Path, thousands: int) -> None:
@@ -44,8 +50,8 @@ def main() -> None:
             clone = Path(folder) / "convnets"
             subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
             prepare(clone, thousands)
-            for stage in STAGES:
-                seen = run([sys.executable, "-m", f"stages.{stage}"], clone)
+            for stage, command in STAGES.items():
+                seen = run([sys.executable, "-m", *f"stages.{command}".split()], clone)
                 rows.append((stage, 1000 * thousands, seen.peak, seen.anonymous, seen.wall))
                 print(*rows[-1], flush=True)
     columns = ["stage", "images", "peak_gib", "anonymous_gib", "seconds"]

@@ -13,19 +13,25 @@ import keras
 import numpy as np
 import pandas as pd
 
-from convnets import backbone, batches, features, files, models, npy, params, precision
-from convnets.console import progress, say
+from convnets.base import files, params
+from convnets.base.console import progress, say
+from convnets.data import examples, npy
+from convnets.data.examples import IMAGES, Examples
+from convnets.models import architectures, backbone, precision
+from convnets.training import batches, features
 
 COUNTS = (1, 2, 4, 8, 16)
+STAGE = "train_augmented_head"
 
 
 def scores(
-    p: params.Params, train: batches.Examples, held: dict[str, batches.Examples], seed: int
+    p: params.Params, train: Examples, held: dict[str, Examples], seed: int
 ) -> dict[str, float]:
     """Train the book's head; return what its best epoch by validation loss scores."""
-    how = p.train_augmented_head
+    how = p.of(STAGE, params.HeadTraining)
     keras.utils.set_random_seed(seed)
-    model = models.head(train.inputs.shape[1:], len(batches.class_names()), how.units, how.dropout)
+    classes = len(examples.class_names())
+    model = architectures.build_head(train.inputs.shape[1:], classes, how)
     optimizer = keras.optimizers.RMSprop(how.learning_rate)
     model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
     with tempfile.TemporaryDirectory() as folder:
@@ -44,8 +50,8 @@ def scores(
         )
         model.load_weights(best)
     found: dict[str, float] = {}
-    for split, examples in held.items():
-        loss, accuracy = model.evaluate(batches.in_order(examples, 256), verbose=0)
+    for split, kept in held.items():
+        loss, accuracy = model.evaluate(batches.in_order(kept, 256), verbose=0)
         found |= {f"{split}_accuracy": accuracy, f"{split}_loss": loss}
     return found
 
@@ -57,26 +63,24 @@ def main() -> None:
     given = parser.parse_args()
     p = params.load()
     precision.use(precision.policy(p.precision))
-    epochs = p.train_augmented_head.epochs
+    epochs = p.of(STAGE, params.HeadTraining).epochs
     held = {
-        split: batches.load(Path(f"data/features/{split}.npy"), split)
+        split: examples.load(Path(f"data/features/{split}.npy"), IMAGES / f"{split}.csv")
         for split in ("validation", "test")
     }
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         cache = (given.cache or Path(folder)) / "top.npy"
-        base = backbone.build(p.backbone.name, p.image_size, Path("data/backbone.weights.h5"))
+        base = backbone.build(p.backbone.name, p.image_size, backbone.WEIGHTS)
         features.write_views(
             features.extractor(p.backbone.name, base),
             npy.read("data/images/train.npy"),
             [cache],
-            epochs,
+            params.Views(count=epochs, max_gigabytes=100),
+            p.augmentation,
             p.seed,
-            p.augmentation.rotation,
-            p.augmentation.zoom,
-            max_gigabytes=100,
         )
-        train = batches.load(cache, "train", epochs)
+        train = examples.load(cache, IMAGES / "train.csv", epochs)
         each = train.inputs.reshape(-1, epochs, *train.inputs.shape[1:])
         seeds = range(p.seed, p.seed + given.seeds)
         runs = [(count, seed) for count in (*COUNTS, epochs) for seed in seeds]

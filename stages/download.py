@@ -1,35 +1,57 @@
-"""Get the images as one archive: drawn, from Kaggle, from a local zip or from a folder."""
+"""Get what the pipeline starts from: the images, the backbone's weights, the digits.
 
+`python -m stages.download STAGE` serves all that fetch something.
+"""
+
+import sys
 from pathlib import Path
 
-from convnets import archive, console, files, params, sources, tracking
+from convnets.base import console, files, params
+from convnets.tracking.run import Run, recorded
+
+# Each imports its room by itself: what the other stages need is no dep of its own.
+
+
+def images(p: params.Params, run: Run) -> str:
+    from convnets.data import archive, sources
+
+    out = Path("data/images.zip")
+    with files.whole(out) as part:
+        sources.write(p.data, p.subset, p.seed, part)
+        with archive.open_images(part) as (_, found):
+            summary = {
+                "source": p.data.source,
+                "images": len(found),
+                "bytes": part.stat().st_size,
+            }
+    files.write_json(Path("metrics/download.json"), summary)
+    run.artifact(Path("metrics/download.json"))
+    return f"{out}: {summary['images']:,} images"
+
+
+def weights(p: params.Params, run: Run) -> str:
+    from convnets.models import backbone
+
+    backbone.write_weights(p.backbone, p.image_size, p.seed, backbone.WEIGHTS)
+    return f"{backbone.WEIGHTS}: {p.backbone.name}, {p.backbone.weights}"
+
+
+def mnist(p: params.Params, run: Run) -> str:
+    from convnets.data import digits
+
+    out = Path("data/mnist.npz")
+    digits.write(p.mnist, p.seed, out)
+    return f"{out}: {len(digits.load(out, 'test').labels):,} test images"
+
+
+STAGES = {"download": images, "download_weights": weights, "download_mnist": mnist}
 
 
 def main() -> None:
-    p = params.load()
-    out = Path("data/images.zip")
-    with tracking.run("download") as run:
-        path = Path(p.data.path or "").expanduser()
-        with files.whole(out) as part:
-            match p.data.source:
-                case "sample":
-                    count = p.subset.train + p.subset.validation + p.subset.test
-                    sources.write_sample(part, count, p.seed)
-                case "archive":
-                    sources.copy_archive(path, part)
-                case "folder":
-                    sources.pack_folder(path, part)
-                case "kaggle":
-                    sources.download_from_kaggle(part)
-            with archive.open_images(part) as (_, images):
-                summary = {
-                    "source": p.data.source,
-                    "images": len(images),
-                    "bytes": part.stat().st_size,
-                }
-        files.write_json(Path("metrics/download.json"), summary)
-        run.artifact(Path("metrics/download.json"))
-    console.say(f"{out}: {summary['images']:,} images")
+    p, stage = params.load(), sys.argv[1]
+    with recorded(stage) as run:
+        told = STAGES[stage](p, run)
+    console.say(told)
 
 
 if __name__ == "__main__":

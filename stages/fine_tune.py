@@ -1,43 +1,39 @@
 """Train the backbone's last layers and the head together, gently (listings 8.27 and 8.28)."""
 
-from pathlib import Path
-
 import keras
 
-from convnets import backbone, batches, console, features, models, npy, params, tracking, training
+from convnets.base import console, params
+from convnets.data import examples
+from convnets.data.examples import IMAGES
+from convnets.models import backbone, saved
+from convnets.models.saved import Identity, arguments
+from convnets.tracking.run import recorded
+from convnets.training import cached
+from convnets.training.cached import VIEWS
+from convnets.training.fit import MODELS, fit
 
 
 def main() -> None:
-    p = params.load()
-    train = batches.load(Path("data/views/cut.npy"), "train", p.views.count)
-    validation = batches.load(Path("data/features/validation_cut.npy"), "validation")
-    before = models.load(Path("models/train_augmented_head.keras"))
+    given, p = arguments().parse_args(), params.load()
+    how = p.of(given.stage, params.Training)
+    train = examples.load(VIEWS / "cut.npy", IMAGES / "train.csv", p.views.count)
+    kinds = ["_cut"]
+    before = saved.load(MODELS / "train_augmented_head.keras").get_layer("head")
 
-    def split() -> tuple[keras.Model, keras.Model]:
-        base = backbone.build(p.backbone.name, p.image_size, Path("data/backbone.weights.h5"))
+    def parts() -> tuple[keras.Model, keras.Model]:
+        base = backbone.build(p.backbone.name, p.image_size, backbone.WEIGHTS)
         return backbone.split(base, p.backbone.fine_tune_from)
 
     def build() -> keras.Model:
-        _, tuned = split()
-        head = keras.models.clone_model(before.get_layer("head"))
-        head.set_weights(before.get_layer("head").get_weights())
+        _, tuned = parts()
+        head = keras.models.clone_model(before)
+        head.set_weights(before.get_weights())
         return keras.Model(tuned.input, head(tuned(tuned.input)), name="top")
 
-    with tracking.run("fine_tune") as run:
-        top = training.fit(
-            build,
-            train,
-            validation,
-            training.settings(p.fine_tune, p.epochs, p.seed, p.precision),
-            run,
-            Path("metrics/fine_tune.json"),
-        )
-        frozen, _ = split()
-        model = features.end_to_end(p.backbone.name, p.image_size, frozen, top, "fine_tune")
-        images, cached = npy.read("data/images/validation.npy")[:16], validation.inputs[:16]
-        run.metrics({"cache_disagreement": features.disagreement(model, images, top, cached)})
-        classes = batches.class_names()
-        training.publish(model, Path("models/fine_tune.keras"), classes, run, images[:2])
+    with recorded(given.stage) as run:
+        top = fit(build, train, cached.held_out(kinds), how, run, seed=p.seed, numbers=p.precision)
+        frozen, _ = parts()
+        cached.finish(top, frozen, kinds, Identity.given(given), p, run)
 
 
 if __name__ == "__main__":

@@ -2,24 +2,23 @@
 
 from pathlib import Path
 
-from convnets import console, files, params, subset, tracking
+from convnets.base import console, files, params
+from convnets.data import subset
+from convnets.data.examples import IMAGES
+from convnets.tracking.run import recorded
 
 
 def main() -> None:
     p = params.load()
-    counts = {split: getattr(p.subset, split) for split in subset.SPLITS}
-    out = Path("data/images")
-    with tracking.run("subset") as run:
-        run.dataset(Path("data/images.zip"), "source")
-        summary = subset.write(
-            Path("data/images.zip"), out, counts, p.image_size, p.seed, p.subset.max_rejected
-        )
+    source = Path("data/images.zip")
+    with recorded("subset") as run:
+        run.dataset(source, "source")
+        summary = subset.write(source, IMAGES, p.subset, p.image_size, p.seed)
         files.write_json(Path("metrics/subset.json"), summary)
         run.artifact(Path("metrics/subset.json"))
-    for split in counts:
-        console.say(
-            f"{out}/{split}.npy: " + ", ".join(f"{n:,} {c}" for c, n in summary[split].items())
-        )
+    for split in subset.SPLITS:
+        counts = ", ".join(f"{count:,} {name}" for name, count in summary[split].items())
+        console.say(f"{IMAGES}/{split}.npy: {counts}")
     console.say(f"metrics/subset.json: {summary['rejected']} images rejected")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -11,8 +12,15 @@ from urllib.request import urlopen
 
 import mlflow
 import pandas as pd
+from dvc.repo import Repo
+
+from convnets.models.saved import Record
 
 ROOT = Path(__file__).parents[1]
+with Repo(ROOT) as repo:
+    COMMANDS = {stage.addressing: stage.cmd for stage in repo.index.stages}
+STAGES = tuple(COMMANDS)
+TRAINING = tuple(stage for stage in STAGES if stage.startswith(("train_", "fine_tune")))
 TOKEN = "planted-" + "token"  # in parts, since a clone has this file too
 
 
@@ -66,6 +74,29 @@ class Clone:
         history = mlflow.MlflowClient().get_metric_history(run_id, "val_loss")
         assert [metric.step for metric in history] == list(range(1, len(history) + 1))
         return len(history)
+
+
+def command(stage: str) -> list[str]:
+    """What `dvc.yaml` runs for a stage, with this interpreter."""
+    program, *arguments = shlex.split(COMMANDS[stage])
+    assert program == "python"
+    return [sys.executable, *arguments]
+
+
+def record(classes: list[str], **given: object) -> Record:
+    """What training knows of a convnet on the images, or what is given."""
+    known: dict[str, object] = {
+        "title": "a model",
+        "listing": None,
+        "book": None,
+        "book_split": "test",
+        "classes": classes,
+        "part": None,
+        "inputs": ["data/images/test.npy"],
+        "labels": "data/images/test.csv",
+        "history": [{"accuracy": 0.5, "loss": 0.7, "val_accuracy": 0.5, "val_loss": 0.7}],
+    }
+    return Record.model_validate(known | given)
 
 
 def free_port() -> int:

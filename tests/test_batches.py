@@ -9,10 +9,13 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convnets import augmentation, batches, features, mnist, npy
-from convnets.batches import Augment, Examples
-from convnets.console import InputError
+from convnets.base import params
+from convnets.base.console import InputError
+from convnets.data import digits, npy
+from convnets.data.examples import Examples
+from convnets.training import augmentation, batches, features
 
+BOOK = params.Augmentation(rotation=0.1, zoom=0.2, contrast=0, brightness=0)
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 31, 40, 3)).astype("float32")
 
 
@@ -57,11 +60,45 @@ def test_zoom_and_rotation_are_those_of_keras(factor):
 
 def test_the_draws_depend_on_the_seed_alone():
     one, two, other = (
-        augmentation.augment(IMAGES, tf.constant(seed, tf.int64), 0.1, 0.2).numpy()
+        augmentation.augment(IMAGES, tf.constant(seed, tf.int64), BOOK).numpy()
         for seed in ([1, 2], [1, 2], [1, 3])
     )
     assert (one == two).all()
     assert not (one == other).all()
+
+
+def augmented(**amounts: float) -> np.ndarray:
+    how = params.Augmentation(
+        **({"rotation": 0, "zoom": 0, "contrast": 0, "brightness": 0} | amounts)
+    )
+    return augmentation.augment(IMAGES, tf.constant([1, 2], tf.int64), how).numpy()
+
+
+def test_contrast_and_brightness_are_those_of_keras():
+    """Each image has a factor, or a step, of its own that explains all its pixels."""
+    plain = augmented()  # flipped or not
+    for place, image in enumerate(augmented(contrast=0.3)):
+        centred = plain[place] - plain[place].mean(axis=(0, 1))
+        inside = (image > 0) & (image < 255)  # of what was not clipped
+        factors = ((image - plain[place].mean(axis=(0, 1))) / centred)[inside & (abs(centred) > 9)]
+        assert np.ptp(factors) < 1e-2
+        assert 0.7 <= factors.mean() <= 1.3
+    for place, image in enumerate(augmented(brightness=0.2)):
+        steps = (image - plain[place])[(image > 0) & (image < 255)]
+        assert np.ptp(steps) < 1e-2
+        assert 1e-3 < abs(steps.mean()) <= 0.2 * 255
+    together = augmented(contrast=0.9, brightness=0.9)
+    assert together.min() >= 0
+    assert together.max() <= 255
+
+
+def test_another_change_leaves_the_draws_of_the_geometry_alone():
+    assert (
+        augmented(rotation=0.1, zoom=0.2)
+        == augmentation.augment(IMAGES, tf.constant([1, 2], tf.int64), BOOK).numpy()
+    ).all()
+    turned, brighter = augmented(rotation=0.1), augmented(rotation=0.1, brightness=0.01)
+    assert np.abs(turned - brighter).max() <= 0.01 * 255 + 1e-3
 
 
 @settings(max_examples=20, deadline=None)
@@ -86,8 +123,7 @@ def test_every_epoch_has_every_example_once_and_k_epochs_have_every_view(count, 
 def test_augmented_batches_are_the_same_twice_and_differ_by_epoch():
     examples = Examples(IMAGES.astype("uint8"), np.arange(6), Path("unused"))
     runs = [
-        list(batches.training(examples, 6, range(2), 5, Augment(0.1, 0.2)).as_numpy_iterator())
-        for _ in range(2)
+        list(batches.training(examples, 6, range(2), 5, BOOK).as_numpy_iterator()) for _ in range(2)
     ]
     for (one, labels), (two, others) in zip(*runs, strict=True):
         assert (one == two).all()
@@ -103,12 +139,12 @@ def test_augmented_batches_are_the_same_twice_and_differ_by_epoch():
 def test_the_digits_held_out_and_the_rest_are_disjoint_and_complete(count, share, seed, data):
     labels = np.array(data.draw(st.lists(st.integers(0, 9), min_size=count, max_size=count)))
     examples = Examples(np.arange(count)[:, None], labels, Path("unused"))
-    train, validation = mnist.hold_out(examples, share, seed)
+    train, validation = digits.hold_out(examples, share, seed)
     assert len(validation.labels) == max(1, round(share * count))
     rows = np.concatenate([train.inputs, validation.inputs])[:, 0]
     assert sorted(rows) == list(range(count))
     assert (np.concatenate([train.labels, validation.labels]) == labels[rows]).all()
-    again = mnist.hold_out(examples, share, seed)[1]
+    again = digits.hold_out(examples, share, seed)[1]
     assert (again.inputs == validation.inputs).all()
 
 
@@ -154,8 +190,13 @@ def test_a_pickled_array_is_refused(tmp_path):
 def test_views_are_refused_before_they_fill_the_disk(tmp_path):
     identity = keras.Sequential([keras.Input((31, 40, 3)), keras.layers.Flatten()])
     extract = features.extractor("MobileNetV2", identity)
-    args = (extract, IMAGES.astype("uint8"), [tmp_path / "v.npy"], 4, 0, 0.1, 0.2)
+    out = [tmp_path / "v.npy"]
+
+    def write(max_gigabytes: float) -> None:
+        views = params.Views(count=4, max_gigabytes=max_gigabytes)
+        features.write_views(extract, IMAGES.astype("uint8"), out, views, BOOK, 0)
+
     with pytest.raises(InputError, match=r"lower views\.count"):
-        features.write_views(*args, max_gigabytes=1e-6)
-    features.write_views(*args, max_gigabytes=1)
+        write(1e-6)
+    write(1)
     assert np.load(tmp_path / "v.npy").shape == (24, 31 * 40 * 3)

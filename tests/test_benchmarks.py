@@ -8,7 +8,11 @@ import pandas as pd
 import pytest
 
 from benchmarks import book, compare, measure
-from convnets import backbone, models
+from convnets.base import params
+from convnets.models import architectures, backbone
+from tests.commands import ROOT
+
+HEAD = params.load(ROOT / "presets/book.yaml").of("train_feature_head", params.HeadTraining)
 
 
 def weighty(model):
@@ -26,15 +30,18 @@ def test_the_books_models_have_its_parameters_and_are_ours(tmp_path):
     head = book.feature_head()
     assert digits.count_params() == 104_202
     assert plain.count_params() == augmented.count_params() == 991_041
-    assert weighty(digits) == weighty(models.mnist_convnet(True))
-    assert weighty(plain) == weighty(augmented) == weighty(models.convnet(180, 2, 0.5))
-    assert weighty(head) == weighty(models.head((5, 5, 512), 2, 256, 0.5))
+    assert weighty(digits) == weighty(architectures.mnist_convnet(True))
+    assert weighty(plain) == weighty(augmented) == weighty(architectures.convnet(180, 2, 0.5))
+    assert weighty(head) == weighty(architectures.build_head((5, 5, 512), 2, HEAD))
 
     base = book.backbone(None)
     assert base.count_params() == 14_714_688
     tuned = book.on_backbone(base, True).trainable_weights
     _, ours = backbone.split(backbone.build("VGG16", 180), 4)
-    top = [*ours.trainable_weights, *models.head((5, 5, 512), 2, 256, 0.5).trainable_weights]
+    top = [
+        *ours.trainable_weights,
+        *architectures.build_head((5, 5, 512), 2, HEAD).trainable_weights,
+    ]
     assert [w.shape for w in tuned] == [w.shape for w in top]
     assert len(book.on_backbone(base, False).trainable_weights) == 4
 

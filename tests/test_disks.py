@@ -10,9 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convnets import backbone, console, features, files, mnist, models, sample, sources, subset
+from convnets.base import console, files, params
+from convnets.data import digits, sample, sources, subset
+from convnets.models import architectures, backbone, saved
+from convnets.training import features
+from tests.commands import record
 
-COUNTS = {"train": 6, "validation": 2, "test": 2}
+COUNTS = params.Subset(train=6, validation=2, test=2, max_rejected=0)
+BACKBONE = params.Backbone(name="MobileNetV2", weights="random", fine_tune_from=1)
+DIGITS = params.Mnist(source="digits", path=None)
+MODEL = record(["cat", "dog"])
 
 
 def mount(folder: Path, options: str) -> None:
@@ -54,7 +61,7 @@ def told(work: Callable[[], object], capsys) -> str:
 
 
 def subset_of(archive: Path, out: Path) -> None:
-    subset.write(archive, out, COUNTS, 128, 0, 0.0)
+    subset.write(archive, out, COUNTS, 128, 0)
 
 
 def some_features(out: Path) -> None:
@@ -71,11 +78,9 @@ WORK = {
     "own.zip": lambda out, archive: sources.pack_folder(unpacked(archive), out),
     "copy.zip": lambda out, archive: sources.copy_archive(archive, out),
     "images": lambda out, archive: subset_of(archive, out),
-    "backbone.weights.h5": lambda out, archive: backbone.write_weights(
-        "MobileNetV2", 96, "random", 0, out
-    ),
-    "mnist.npz": lambda out, archive: mnist.write("digits", Path(), 0, out),
-    "model.keras": lambda out, archive: models.save(models.convnet(90, 2), out, ["cat", "dog"]),
+    "backbone.weights.h5": lambda out, archive: backbone.write_weights(BACKBONE, 96, 0, out),
+    "mnist.npz": lambda out, archive: digits.write(DIGITS, 0, out),
+    "model.keras": lambda out, archive: saved.save(architectures.convnet(90, 2, 0), out, MODEL),
 }
 
 
@@ -114,9 +119,9 @@ def test_what_was_extracted_before_the_disk_was_full_is_kept(disk, capsys):
 
 def test_a_full_disk_leaves_the_earlier_out(disk, archive, capsys):
     out = disk / "model.keras"
-    small = models.convnet(78, 2)
+    small = architectures.convnet(78, 2, 0)
     out.write_bytes(b"the model before")
-    told(lambda: models.save(small, out, ["cat", "dog"]), capsys)
+    told(lambda: saved.save(small, out, MODEL), capsys)
     assert out.read_bytes() == b"the model before"
 
 

@@ -19,10 +19,11 @@ import asyncssh
 import mlflow
 import pytest
 
-from convnets import models, sample
-from tests.commands import ROOT, Clone, executed, free_port, holding
+from convnets.data import sample
+from convnets.models import saved
+from tests.commands import ROOT, STAGES, TRAINING, Clone, executed, free_port, holding
 from tests.test_kaggle import SECRET, Kaggle, handler
-from tests.test_pipeline import STAGES, TRAINING, reproduced
+from tests.test_pipeline import reproduced
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 RUN = ("", "bash")  # the blocks that are run, by the word after the fence
@@ -336,9 +337,9 @@ def check_own_data(user: User) -> None:
     for stage in TRAINING:
         if "mnist" in stage:
             continue
-        path = user.clone.folder / f"models/{stage}.keras"
-        assert models.class_names(path) == CLASSES
-        assert models.load(path).output_shape == (None, 3)
+        path = user.clone.folder / f"models/trained/{stage}.keras"
+        assert saved.class_names(path) == CLASSES
+        assert saved.load(path).output_shape == (None, 3)
     (output,) = mlflow.MlflowClient().get_run(runs.loc["fine_tune", "run_id"]).outputs.model_outputs
     assert mlflow.models.get_model_info(f"models:/{output.model_id}").metadata["classes"] == CLASSES
     apart = {stage for stage in STAGES if "mnist" in stage} | {"download_weights"}
@@ -355,7 +356,7 @@ def check_results(user: User) -> None:
 
 
 def check_resume(user: User) -> None:
-    assert "train_augmented: going on after epoch" in user.output
+    assert "train_augmented: resuming after epoch" in user.output
     assert "nothing to record" in user.output
 
 
@@ -368,8 +369,8 @@ def check_shared(user: User) -> None:
     assert len(stored) > len(STAGES)
     assert stored == over_ssh
     third = user.home / "third"
-    for model in (user.clone.folder / "models").iterdir():
-        assert (third / "models" / model.name).exists()
+    for model in (user.clone.folder / "models").rglob("*.keras"):
+        assert (third / model.relative_to(user.clone.folder)).exists()
     assert re.search(r"001\.jpg +(cat|dog) ", user.output)
     assert not (third / "mlflow.db").exists()
     assert not list((user.home / "second/.unrecorded").glob("*"))

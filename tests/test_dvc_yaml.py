@@ -1,106 +1,63 @@
-"""A stage's deps are the truth: the modules that it imports and the params that it reads."""
-
-import ast
-from pathlib import Path
+"""`dvc.yaml` is the data flow, and what DVC shows of it is what a person reads."""
 
 import pytest
 import yaml
 
-from convnets.evaluation import MODELS
+from tests.commands import COMMANDS, ROOT, STAGES, TRAINING
 
-ROOT = Path(__file__).parents[1]
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-
-
-def imported(script: str) -> set[str]:
-    """The project's modules that a file imports, wherever in it."""
-    names = set()
-    for node in ast.walk(ast.parse((ROOT / script).read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "convnets":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("convnets."):
-            names.add(str(node.module).split(".")[1])
-        elif isinstance(node, ast.Import):
-            assert not any(alias.name.startswith("convnets") for alias in node.names)
-    return {f"src/convnets/{name}.py" for name in names}
+TEXT = (ROOT / "dvc.yaml").read_text()
+DECLARED = yaml.safe_load(TEXT)["stages"]
+FREE = {f"src/convnets/{room}" for room in ("base", "tracking", "serving")}
 
 
-def closure(script: str) -> set[str]:
-    seen, waiting = set(), [script]
-    while waiting:
-        current = waiting.pop()
-        if current not in seen:
-            seen.add(current)
-            waiting += imported(current)
-    return seen
+def code(stage: str) -> list[str]:
+    """The code that a stage declares as deps."""
+    known = DECLARED[stage.partition("@")[0]]
+    deps = known.get("do", known)["deps"]
+    return [dep for dep in deps if dep.startswith(("src/", "stages/"))]
 
 
-def params_read(script: str) -> set[str]:
-    """The dotted params that a script takes from `p = params.load()`."""
-    tree = ast.parse((ROOT / script).read_text())
-    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    found = set()
-    for node in ast.walk(tree):
-        if not (isinstance(node, ast.Name) and node.id == "p" and isinstance(node.ctx, ast.Load)):
-            continue
-        chain, link = [], parents[node]
-        while isinstance(link, ast.Attribute):
-            chain.append(link.attr)
-            link = parents[link]
-        assert chain, f"{script} passes all of the params on"
-        found.add(".".join(chain))
-    return found
+def test_it_is_short():
+    assert len(TEXT.splitlines()) <= 260
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_import_closure(stage):
-    declared = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
-    assert declared == closure(f"stages/{stage}.py")
+def test_code_is_declared_as_the_stage_s_script_and_rooms(stage):
+    script, *rooms = code(stage)
+    module = COMMANDS[stage].split()[2]
+    assert script == f"{module.replace('.', '/')}.py"
+    assert rooms
+    for room in rooms:
+        assert (ROOT / room / "__init__.py").exists()
+        assert room not in FREE
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_params_are_those_that_are_read(stage):
-    read = params_read(f"stages/{stage}.py")
-    declared = set(STAGES[stage].get("params", []))
-
-    # A stage may read `subset` through one of its keys, or a section by way of its own keys.
-    related = {
-        (one, other)
-        for one in read
-        for other in declared
-        if f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
-    }
-    assert read == {one for one, _ in related}, "reads what is not declared"
-    assert declared == {other for _, other in related}, "declares what is not read"
+def test_every_script_has_a_stage():
+    scripts = {f"stages/{path.name}" for path in (ROOT / "stages").glob("*.py")}
+    assert scripts - {"stages/__init__.py"} == {code(stage)[0] for stage in STAGES}
 
 
-def test_only_stages_read_the_params():
-    for module in (ROOT / "src/convnets").glob("*.py"):
-        assert "params.load(" not in module.read_text(), module
+def test_the_stages_that_users_know_are_there():
+    """Their names are the interface: `dvc repro train_feature_head`."""
+    known = "download subset download_weights extract_features extract_views train_scratch "
+    known += "train_augmented train_feature_head train_augmented_head train_mirrored_head "
+    known += "fine_tune download_mnist train_mnist@max_pooling train_mnist@no_pooling evaluate"
+    assert set(known.split()) <= set(STAGES)
 
 
-def test_the_package_itself_holds_no_code():
-    # It is imported by every stage and a dep of none.
-    tree = ast.parse((ROOT / "src/convnets/__init__.py").read_text())
-    assert [type(node) for node in tree.body] == [ast.Expr]
+@pytest.mark.parametrize("stage", TRAINING)
+def test_a_training_leaves_one_model_where_evaluate_finds_it(stage):
+    known = DECLARED[stage.partition("@")[0]]
+    (out,) = known.get("do", known)["outs"]
+    name = stage.replace("@", "_")
+    assert out.replace("${key}", stage.partition("@")[2]) == f"models/trained/{name}.keras"
+    assert "models/trained" in DECLARED["evaluate"]["deps"]
 
 
-def test_every_stage_has_a_script_and_every_script_a_stage():
-    scripts = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
-    assert scripts == set(STAGES)
-
-
-def test_evaluation_depends_on_all_that_each_model_left():
-    files = {f"models/{model}.keras" for model in MODELS}
-    files |= {f"metrics/{model}.{kind}" for model in MODELS for kind in ("csv", "json")}
-    assert files <= set(STAGES["evaluate"]["deps"])
-
-
-def test_changing_the_figures_reruns_no_training():
-    users = {name for name, stage in STAGES.items() if "src/convnets/figures.py" in stage["deps"]}
-    assert users == {"evaluate"}
+def test_evaluation_concerns_evaluate_alone():
+    assert {stage for stage in STAGES if "src/convnets/evaluation" in code(stage)} == {"evaluate"}
 
 
 def test_a_fresh_clone_registers_a_champion():
     # All else of evaluate is in git: where no byte changes, DVC would find it done already.
-    assert "models/champion.keras" in STAGES["evaluate"]["outs"]
+    assert "models/champion.keras" in DECLARED["evaluate"]["outs"]

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from convnets import sample, sources
-from convnets.console import InputError
+from convnets.base.console import InputError
+from convnets.data import sample, sources
 from tests.commands import Clone
 
 SECRET = f"KGAT_{secrets.token_hex()}"
@@ -260,7 +260,7 @@ def test_a_killed_stage_goes_on_and_no_secret_is_left(kaggle, empty_clone: Clone
 
     def start() -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-c", launch],
+            [sys.executable, "-c", launch, "download"],
             cwd=empty_clone.folder,
             env=environment,
             stdout=subprocess.PIPE,

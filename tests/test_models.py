@@ -9,18 +9,30 @@ import keras
 import numpy as np
 import pytest
 
-from convnets import backbone, explain, features, models, precision
-from convnets.console import InputError
+from convnets.base import params
+from convnets.base.console import InputError
+from convnets.evaluation import explain
+from convnets.models import architectures, backbone, internals, precision, saved
+from convnets.training import cached, features
+from tests.commands import ROOT, record
+
+HEAD = params.load(ROOT / "presets/book.yaml").of("train_feature_head", params.HeadTraining)
+
+
+def head_of(architecture: str, shape: tuple[int, ...], units: int | None) -> keras.Model:
+    """A head of two classes."""
+    how = HEAD.model_copy(update={"architecture": architecture, "units": units})
+    return architectures.build_head(shape, 2, how)
 
 
 @pytest.mark.parametrize(("pooling", "parameters"), [(True, 104_202), (False, 712_202)])
 def test_mnist_convnet(pooling, parameters):
-    assert models.mnist_convnet(pooling).count_params() == parameters
+    assert architectures.mnist_convnet(pooling).count_params() == parameters
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_convnet(dropout):
-    assert models.convnet(180, 2, dropout).count_params() == 991_041
+    assert architectures.convnet(180, 2, dropout).count_params() == 991_041
 
 
 def test_vgg16_and_its_weights_before_and_after_freezing():
@@ -98,12 +110,12 @@ def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name
     lower, upper = backbone.split(backbone.build(name, 96), FAMILIES[name])
     assert not lower.trainable_weights
     assert upper.trainable_weights
-    head = models.head(upper.output_shape[1:], 2, 8, 0.5)
+    head = head_of("dense", upper.output_shape[1:], 8)
     top = keras.Model(upper.input, head(upper(upper.input)), name="top")
-    model = features.end_to_end(name, 96, lower, top, "whole")
+    model = cached.end_to_end(name, 96, lower, top, "whole")
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype("uint8")
     cut, whole = features.extractor(name, lower, upper)(images)
-    assert features.disagreement(model, images, top, cut.numpy()) < 1e-5
+    assert cached.disagreement(model, images, top, cut.numpy()) < 1e-5
     np.testing.assert_allclose(
         head.predict(whole.numpy(), verbose=0), model.predict(images, verbose=0), atol=1e-5
     )
@@ -113,7 +125,7 @@ def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name
     assert evidence.max() == 1
     assert explain.feature_maps(model, images[0]).std() > 0
     path = tmp_path / "whole.keras"
-    models.save(model, path, ["cat", "dog"])
+    saved.save(model, path, record(["cat", "dog"]))
     np.save(tmp_path / "images.npy", images)
     code = (
         "import keras, numpy as np;"
@@ -128,24 +140,80 @@ def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name
 def test_a_mirrored_model_cannot_tell_an_image_from_its_mirror_image(tmp_path):
     keras.utils.set_random_seed(0)
     base = backbone.build("VGG16", 90)
-    head = models.normalised_head(base.output_shape[1:], 2, 8, 0.5)
-    model = features.end_to_end("VGG16", 90, base, head, "mirrored", mirrored=True)
+    head = head_of("normalised", base.output_shape[1:], 8)
+    model = cached.end_to_end("VGG16", 90, base, head, "mirrored", mirrored=True)
     images = np.random.default_rng(0).integers(0, 256, (3, 90, 90, 3)).astype("uint8")
     extract = features.extractor("VGG16", base)
     (plain,), (mirror,) = extract(images), extract(images[:, :, ::-1])
-    assert features.disagreement(model, images, head, plain, mirror) < 1e-5
-    assert features.disagreement(model, images[:, :, ::-1], head, plain, mirror) < 1e-5
-    assert features.disagreement(model, images, head, plain) > 1e-4
-    models.save(model, tmp_path / "mirrored.keras", ["cat", "dog"])
-    loaded = models.load(tmp_path / "mirrored.keras")
-    assert features.disagreement(loaded, images, loaded.get_layer("head"), plain, mirror) < 1e-5
+    assert cached.disagreement(model, images, head, plain, mirror) < 1e-5
+    assert cached.disagreement(model, images[:, :, ::-1], head, plain, mirror) < 1e-5
+    assert cached.disagreement(model, images, head, plain) > 1e-4
+    saved.save(model, tmp_path / "mirrored.keras", record(["cat", "dog"]))
+    loaded = saved.load(tmp_path / "mirrored.keras")
+    assert cached.disagreement(loaded, images, loaded.get_layer("head"), plain, mirror) < 1e-5
     evidence = explain.grad_cam(model, images, np.array([0, 1, 1]))
     assert evidence.max() == 1
 
 
+def test_heads_are_found_by_name():
+    assert head_of("dense", (5, 5, 512), 256).count_params() == 12_800 * 256 + 256 + 257
+    assert head_of("dense", (5, 5, 512), None).count_params() == 12_801
+    assert head_of("normalised", (5, 5, 512), None).count_params() == 2 * 12_800 + 12_801
+    with pytest.raises(InputError, match="no head 'densse'; did you mean dense"):
+        head_of("densse", (5, 5, 512), 8)
+
+
+def test_a_model_s_layers_are_found_in_the_order_of_their_calls():
+    """Also those of models inside it, of which one is called twice."""
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="twice")])
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(4, name="first")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1, name="last")(inner(inner(x))))
+    start, steps = internals.steps(model)
+    assert [step.layer.name for step in steps][-4:] == ["first", "twice", "twice", "last"]
+    unfolded = keras.Model(start, steps[-1].output)
+    given = np.ones((2, 4), "f4")
+    np.testing.assert_allclose(model(given), unfolded(given), atol=1e-6)
+
+
+def test_a_cut_is_where_nothing_passes_around():
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(4, name="before")(inputs)
+    y = keras.layers.Dense(4, name="inside")(x)
+    z = keras.layers.Dense(4, name="after")(keras.layers.Add(name="sum")([x, y]))
+    model = keras.Model(inputs, keras.layers.Dense(1, name="last")(z))
+    assert {
+        name: internals.divides(model, model.get_layer(name))
+        for name in ("inside", "sum", "after", "last")
+    } == {
+        "inside": True,
+        "sum": False,
+        "after": True,
+        "last": True,
+    }
+
+
+def test_preprocessing_is_the_one_of_the_same_module():
+    for name in ("vgg16", "mobilenet_v2"):
+        module = getattr(keras.applications, name)
+        constructor = {"vgg16": "VGG16", "mobilenet_v2": "MobileNetV2"}[name]
+        found = internals.preprocessing(getattr(keras.applications, constructor))
+        pixels = np.full((1, 2, 2, 3), 200, "f4")
+        np.testing.assert_array_equal(found(pixels.copy()), module.preprocess_input(pixels.copy()))
+
+
+def test_a_record_comes_back(tmp_path):
+    known = record(["Größe", "고양이"], title="probe", listing="8.16", book=0.9)
+    saved.save(architectures.mnist_convnet(True), tmp_path / "a.keras", known)
+    assert saved.record(tmp_path / "a.keras") == known
+    architectures.mnist_convnet(True).save(tmp_path / "foreign.keras")
+    with pytest.raises(InputError, match=r"foreign\.keras: has no record of its training"):
+        saved.record(tmp_path / "foreign.keras")
+
+
 def test_a_normalised_head_sees_no_brightness_of_the_features():
     keras.utils.set_random_seed(0)
-    head = models.normalised_head((2, 2, 512), 2, 16, 0.5)
+    head = head_of("normalised", (2, 2, 512), 16)
     x = np.random.default_rng(0).normal(5, 2, (4, 2, 2, 512)).astype("float32")
     np.testing.assert_allclose(
         head.predict(x, verbose=0), head.predict(7 * x, verbose=0), atol=1e-3
@@ -170,19 +238,23 @@ def test_the_cached_path_in_bfloat16_agrees_with_the_model_in_float32():
 
 def test_two_processes_save_the_same_bytes_and_nothing_else(tmp_path, root):
     code = (
-        "import sys, keras; from pathlib import Path; from convnets import models, precision;"
+        "import sys, keras; from pathlib import Path; from tests.commands import record;"
+        "from convnets.models import architectures, precision, saved;"
         "keras.utils.set_random_seed(0);"
         "precision.use('mixed_bfloat16'); precision.use('float32');"
-        "models.save(models.convnet(90, 2, 0.5), Path(sys.argv[1]), ['cat', 'dog'])"
+        "saved.save(architectures.convnet(90, 2, 0.5), Path(sys.argv[1]), record(['cat', 'dog']))"
     )
-    environment = os.environ | {"PYTHONPATH": str(root / "src")}
+    environment = os.environ | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
     for name in ("a.keras", "b.keras"):
         command = [sys.executable, "-c", code, str(tmp_path / name)]
         subprocess.run(command, check=True, capture_output=True, env=environment)
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.keras", "b.keras"]
-    assert models.class_names(tmp_path / "a.keras") == ["cat", "dog"]
-    assert models.load(tmp_path / "a.keras").count_params() == models.convnet(90, 2).count_params()
+    assert saved.class_names(tmp_path / "a.keras") == ["cat", "dog"]
+    assert (
+        saved.load(tmp_path / "a.keras").count_params()
+        == architectures.convnet(90, 2, 0).count_params()
+    )
 
 
 def test_a_model_with_a_lambda_is_refused(tmp_path):
@@ -190,7 +262,7 @@ def test_a_model_with_a_lambda_is_refused(tmp_path):
     model = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs))
     model.save(tmp_path / "evil.keras")
     with pytest.raises(InputError, match=r"evil\.keras: cannot be loaded safely"):
-        models.load(tmp_path / "evil.keras")
+        saved.load(tmp_path / "evil.keras")
 
 
 def test_a_model_with_a_class_of_its_own_is_refused(tmp_path):
@@ -204,12 +276,12 @@ def test_a_model_with_a_class_of_its_own_is_refused(tmp_path):
     registered = keras.saving.get_custom_objects()
     del registered["elsewhere>Own"]
     with pytest.raises(InputError, match=r"own\.keras: cannot be loaded safely"):
-        models.load(tmp_path / "own.keras")
+        saved.load(tmp_path / "own.keras")
 
 
 def test_weights_of_another_architecture_in_a_model_are_refused(tmp_path):
     for name, pooling in (("a.keras", True), ("b.keras", False)):
-        models.save(models.mnist_convnet(pooling), tmp_path / name, [])
+        saved.save(architectures.mnist_convnet(pooling), tmp_path / name, record([]))
     with (
         zipfile.ZipFile(tmp_path / "a.keras") as a,
         zipfile.ZipFile(tmp_path / "b.keras") as b,
@@ -218,18 +290,18 @@ def test_weights_of_another_architecture_in_a_model_are_refused(tmp_path):
         for name in a.namelist():
             mixed.writestr(name, (b if name == "model.weights.h5" else a).read(name))
     with pytest.raises(InputError, match=r"mixed\.keras: cannot be loaded safely"):
-        models.load(tmp_path / "mixed.keras")
+        saved.load(tmp_path / "mixed.keras")
 
 
 def test_a_truncated_model_is_refused(tmp_path):
     path = tmp_path / "cut.keras"
-    models.save(models.mnist_convnet(True), path, [])
+    saved.save(architectures.mnist_convnet(True), path, record([]))
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(InputError, match=r"cut\.keras"):
-        models.load(path)
+        saved.load(path)
 
 
 def test_no_model_file_carries_the_time(tmp_path):
-    models.save(models.mnist_convnet(True), tmp_path / "a.keras", [])
+    saved.save(architectures.mnist_convnet(True), tmp_path / "a.keras", record([]))
     with zipfile.ZipFile(tmp_path / "a.keras") as file:
         assert b"date_saved" not in file.read("metadata.json")

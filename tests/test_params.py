@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from convnets import params
-from convnets.console import InputError
+from convnets.base import params
+from convnets.base.console import InputError
 
 
 @pytest.fixture
@@ -58,6 +58,11 @@ def test_the_preset_is_the_book(root):
         ({"fine_tune.learning_rate": float("nan")}, "fine_tune.learning_rate"),
         ({"train_augmented.dropout": 1}, "train_augmented.dropout: input should be less than 1"),
         ({"mnist": 5}, "mnist:"),
+        ({"train_feature_head.schedul": 1}, "schedul: unknown key; did you mean schedule?"),
+        ({"train_feature_head.features": ["mirrored"]}, "features must be [images] or [views]"),
+        ({"train_feature_head.features": ["pixels"]}, "input should be 'images', 'views'"),
+        ({"train_probe": {"epochs": 3}}, "train_probe.batch_size: field required; add it"),
+        ({"augmentation.contrast": 1}, "augmentation.contrast: input should be less than 1"),
     ],
 )
 def test_what_is_wrong_is_named(write, changes, expected):
@@ -85,3 +90,20 @@ def test_what_is_no_params_file(tmp_path, content):
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=r"params\.yaml"):
         params.load(path)
+
+
+def test_a_stage_gets_its_own_section_with_the_epochs_of_all(write):
+    head = params.load(write({})).of("train_mirrored_head", params.HeadTraining)
+    assert (head.features, head.architecture) == (("views", "mirrored"), "normalised")
+    assert head.epochs == 15
+    changed = params.load(write({"epochs": 3}))
+    for stage, kind in (
+        ("train_mirrored_head", params.HeadTraining),
+        ("train_scratch", params.ConvnetTraining),
+        ("train_mnist", params.MnistTraining),
+        ("fine_tune", params.Training),
+    ):
+        assert changed.of(stage, kind).epochs == 3
+    for stage in ("train_probe", "train_scratch"):
+        with pytest.raises(InputError, match=f"{stage}: no such section; add it, with epochs"):
+            changed.of(stage, params.HeadTraining)

@@ -8,46 +8,72 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 from uuid import uuid4
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from dvc.repo import Repo
+from dvc.stage import Stage
 from playwright.sync_api import Page, expect
 
-from convnets import files
-from tests.commands import TOKEN, Clone, answers, executed, free_port, holding, noise
-
-STAGES = (
-    *("download", "subset", "download_weights", "extract_features", "extract_views"),
-    *("train_scratch", "train_augmented", "train_feature_head", "train_augmented_head"),
-    *(
-        "train_mirrored_head",
-        "fine_tune",
-        "download_mnist",
-        "train_mnist@max_pooling",
-        "train_mnist@no_pooling",
-    ),
-    "evaluate",
+from convnets.base import files
+from tests.commands import (
+    ROOT,
+    STAGES,
+    TOKEN,
+    TRAINING,
+    Clone,
+    answers,
+    command,
+    executed,
+    free_port,
+    holding,
+    noise,
 )
-TRAINING = (*(stage for stage in STAGES if stage.startswith("train_")), "fine_tune")
 
-# Python runs this before a stage: it notes each file that the stage opens to read.
+# Python runs this before a stage: it notes each file that the stage opens to read, each value of
+# the params that it takes, and in the end the project's modules that it has imported.
 WATCH = """
-import os, sys
+import atexit, os, sys
 if sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("stages."):
     notes = os.open(os.environ["WATCHED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    stage = ",".join(sys.orig_argv[2:])
-    def note(event, arguments):
+    def note(kind, what):
+        os.write(notes, f"{os.environ['DVC_STAGE']} {kind} {what}\\n".encode())
+    def opened(event, arguments):
         if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
             path, mode, flags = os.path.relpath(arguments[0]), arguments[1], arguments[2]
             unfinished = ".part" in path  # of the stage itself
             if not flags & (os.O_WRONLY | os.O_RDWR) and os.path.isfile(path) and not unfinished:
-                os.write(notes, f"{stage} {path}\\n".encode())
-    sys.addaudithook(note)
+                note("file", path)
+    sys.addaudithook(opened)
+    sys.path.insert(0, os.path.abspath("src"))
+    from convnets.base import params
+    taken = {}
+    load, get = params.load, params.Section.__getattribute__
+    def loaded():
+        p = load()
+        keys = [*type(p).model_fields, *p.model_extra]
+        taken.update({id(getattr(p, key)): key + "." for key in keys})
+        taken[id(p)] = ""
+        return p
+    def watched(self, name):
+        value = get(self, name)
+        where = taken.get(id(self))
+        if where is not None and name in type(self).model_fields:
+            if not isinstance(value, params.Section):
+                note("param", where + name)
+        return value
+    params.load, params.Section.__getattribute__ = loaded, watched
+    def imported():
+        for name in list(sys.modules):
+            if name.startswith("convnets."):
+                note("module", name)
+    atexit.register(imported)
 """
 
 pytestmark = pytest.mark.pipeline
@@ -117,21 +143,51 @@ def test_each_stage_was_one_run(clone):
     assert all(f"<td>{stage}</td>" in copy for stage in STAGES if stage != "evaluate")
 
 
-def test_stages_read_no_data_but_their_deps(clone):
-    stages = yaml.safe_load((clone.folder / "dvc.yaml").read_text())["stages"]
+@pytest.fixture(scope="module")
+def watched(clone) -> pd.DataFrame:
+    """What each stage opened, took and imported in the first `dvc repro`."""
     notes = (clone.folder.parent / "watch/notes").read_text().splitlines()
-    read = {tuple(note.removeprefix("stages.").split(" ", 1)) for note in notes}
-    assert {stage.split(",")[0] for stage, _ in read} == set(stages)
-    undeclared = set()
-    for name, path in read:
-        stage, *item = name.split(",")
-        declared = json.dumps([stages[stage].get(kind, []) for kind in ("deps", "outs", "metrics")])
-        known = declared.replace("${item.pooling}", *item) if item else declared
-        if path.startswith(("data/", "models/", "metrics/")) and not any(
-            f'"{part}"' in known for part in (path, *map(str, Path(path).parents))
-        ):
-            undeclared.add((name, path))
-    assert not undeclared
+    seen = pd.DataFrame([note.split(" ", 2) for note in notes], columns=["stage", "kind", "what"])
+    assert set(seen["stage"]) == set(STAGES)
+    return seen.drop_duplicates()
+
+
+@pytest.fixture(scope="module")
+def declared() -> dict[str, Stage]:
+    """The stages as DVC has them."""
+    with Repo(ROOT) as repo:
+        return {stage.addressing: stage for stage in repo.index.stages}
+
+
+def parts(path: str) -> list[str]:
+    """A path and the folders that it is in."""
+    return [path, *map(str, PurePosixPath(path).parents)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_no_data_but_its_deps(watched, declared, stage):
+    known = {item.def_path for item in [*declared[stage].deps, *declared[stage].outs]}
+    files = watched.query("stage == @stage and kind == 'file'")["what"]
+    data = [path for path in files if path.startswith(("data/", "models/", "metrics/"))]
+    assert [path for path in data if not known & set(parts(path))] == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_rooms_declared_are_those_imported(watched, declared, stage):
+    modules = watched.query("stage == @stage and kind == 'module'")["what"]
+    rooms = {"/".join(["src", *module.split(".")[:2]]) for module in modules}
+    free = {f"src/convnets/{room}" for room in ("base", "tracking", "serving")}
+    known = {dep.def_path for dep in declared[stage].deps if dep.def_path.startswith("src/")}
+    assert known == rooms - free
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_params_declared_are_those_taken(watched, declared, stage):
+    taken = set(watched.query("stage == @stage and kind == 'param'")["what"])
+    known = {key for dep in declared[stage].params for key in dep.params}
+    # A stage may declare a section of which it takes some values.
+    assert {key for key in taken if not {key, key.split(".")[0]} & known} == set()
+    assert {key for key in known if not any(f"{t}.".startswith(f"{key}.") for t in taken)} == set()
 
 
 def test_the_champion_is_registered_and_predicts(clone):
@@ -262,14 +318,46 @@ def test_a_second_repro_does_nothing(clone):
     assert executed(clone.run("dvc", "repro")) == []
 
 
-def test_the_figures_concern_evaluate_alone(clone):
-    path = clone.folder / "src/convnets/figures.py"
+NOT_MODELS = {"download", "subset", "download_mnist"}  # they do not import Keras
+DATA_ALONE = {*NOT_MODELS, "download_weights"}
+DUE = {
+    "base": set(),
+    "tracking": set(),
+    "serving": set(),
+    "evaluation": {"evaluate"},
+    "training": set(STAGES) - DATA_ALONE,
+    "models": set(STAGES) - NOT_MODELS,
+    "data": set(STAGES) - {"download_weights"},
+}
+
+
+@pytest.mark.parametrize("room", DUE)
+def test_what_an_edit_makes_due(clone, room):
+    """In each module of a room, in a new one, and never by what Python keeps there."""
+    folder = clone.folder / "src/convnets" / room
+    for path in [*folder.glob("*.py"), folder / "new.py"]:
+        before = path.read_text() if path.exists() else None
+        path.write_text(f"{before or ''}# changed\n")
+        try:
+            due = json.loads(clone.run("dvc", "status", "--json"))
+        finally:
+            path.unlink() if before is None else path.write_text(before)
+        assert set(due) == DUE[room], path
+    (folder / "__pycache__").mkdir(exist_ok=True)
+    (folder / "__pycache__/stale.cpython-311.pyc").write_bytes(b"stale")
+    assert json.loads(clone.run("dvc", "status", "--json")) == {}
+
+
+@pytest.mark.parametrize("script", sorted({command(stage)[2] for stage in STAGES}))
+def test_an_edit_of_a_script_makes_its_stages_due(clone, script):
+    path = clone.folder / f"{script.replace('.', '/')}.py"
     before = path.read_text()
-    path.write_text(before + "# changed\n")
+    path.write_text(f"{before}# changed\n")
     try:
-        assert set(json.loads(clone.run("dvc", "status", "--json"))) == {"evaluate"}
+        due = json.loads(clone.run("dvc", "status", "--json"))
     finally:
         path.write_text(before)
+    assert set(due) == {stage for stage in STAGES if command(stage)[2] == script}
 
 
 def test_wrong_params_stop_with_one_line(clone):
@@ -277,7 +365,7 @@ def test_wrong_params_stop_with_one_line(clone):
     before = path.read_text()
     path.write_text(before.replace("train: 8", "train: zero"))
     try:
-        output = clone.run(sys.executable, "-m", "stages.subset", status=1)
+        output = clone.run(*command("subset"), status=1)
         assert "error: params.yaml: subset.train: input should be a valid integer" in output
         assert "Traceback" not in output
     finally:
@@ -287,23 +375,29 @@ def test_wrong_params_stop_with_one_line(clone):
 def test_a_dead_tracking_server_costs_no_stage(clone):
     output = clone.run(
         *("env", "MLFLOW_TRACKING_URI=http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES=0"),
-        *(sys.executable, "-m", "stages.download_mnist"),
+        *command("download_mnist"),
     )
     assert "download_mnist goes on without it" in output
     assert "Traceback" not in output
-    command = ("env", "PYTHONPATH=src", sys.executable, "-m", "convnets", "sync")
-    assert "download_mnist: recorded" in clone.run(*command)
+    sync = ("env", "PYTHONPATH=src", sys.executable, "-m", "convnets", "sync")
+    assert "download_mnist: recorded" in clone.run(*sync)
 
 
 def test_the_metrics_and_plots_have_something_to_show(clone):
-    shown = clone.run("dvc", "metrics", "show")
-    assert "metrics/evaluate.json" in shown
-    assert "metrics/fine_tune.json" in shown
+    shown = clone.run("dvc", "metrics", "show").splitlines()
+    names = ["Path", "test_accuracy", "test_loss", "val_accuracy", "val_loss"]
+    assert shown[0].split() == names
+    files = {f"metrics/models/{stage.replace('@', '_')}.json" for stage in TRAINING}
+    assert {line.split()[0] for line in shown[1:]} == files
+    assert max(map(len, shown)) <= 120
+    header, *_ = clone.run("dvc", "exp", "show", "--md").splitlines()
+    assert header.strip("|").count("|") + 1 <= 120
     clone.run("dvc", "plots", "show")
     page = (clone.folder / "dvc_plots/index.html").read_text()
     assert "Validation accuracy" in page
     assert "The champion on the test images" in page
-    assert "replace(datum.label, '.csv', '')" in page  # of our own template, .dvc/plots/curves.json
+    assert '"field": "model"' in page  # of our own template, .dvc/plots/curves.json
+    assert all(stage.replace("@", "_") in page for stage in TRAINING)
 
 
 def test_a_learning_rate_concerns_its_stage_and_evaluate(clone):
@@ -364,6 +458,75 @@ def test_another_clone_makes_the_same_bytes(clone, locks, tmp_path):
     first, *others = made()
     assert others
     assert all(other == first for other in others)
+
+
+PROBE = """
+  train_linear_probe:
+    desc: A linear probe
+    cmd: python -m stages.train_head train_linear_probe --title 'linear probe'
+    deps:
+      - stages/train_head.py
+      - src/convnets/data
+      - src/convnets/models
+      - src/convnets/training
+      - data/backbone.weights.h5
+      - data/features
+      - data/images
+    params: [backbone.name, epochs, image_size, precision, seed, train_linear_probe]
+    outs: [models/trained/train_linear_probe.keras]
+"""
+PROBE_PARAMS = """
+train_linear_probe:
+  features: [images, mirrored]
+  architecture: dense
+  epochs: 3
+  batch_size: 32
+  optimizer: adam
+  learning_rate: 0.001
+  schedule: cosine
+  units: null
+  dropout: 0
+"""
+
+
+def test_a_new_head_is_a_block_and_a_section(clone):
+    """It is trained, compared, plotted and in the report; without its block it is left over."""
+    pipeline = clone.folder / "dvc.yaml"
+    changed = [pipeline, clone.folder / "params.yaml", *clone.folder.glob("presets/*.yaml")]
+    before = {path: path.read_text() for path in changed}
+    clone.run("dvc", "repro")  # the state of the last commit, whatever other tests left
+    pipeline.write_text(before[pipeline].replace("\n  fine_tune:", f"{PROBE}\n  fine_tune:", 1))
+    for path in changed[1:]:
+        path.write_text(before[path] + PROBE_PARAMS)
+    try:
+        output = clone.run("dvc", "repro")
+        assert executed(output) == ["train_linear_probe", "evaluate"]
+        metrics = clone.folder / "metrics"
+        table = pd.read_csv(metrics / "comparison.csv", index_col="model")
+        assert list(table.index)[-2:] == ["train_linear_probe", "train_mirrored_head"]
+        assert "train_linear_probe.json" in clone.run("dvc", "metrics", "show")
+        curves = pd.read_csv(metrics / "curves.csv").query("model == 'train_linear_probe'")
+        assert list(curves["epoch"]) == [1, 2]  # `epochs` at the top has the last word
+        clone.run("dvc", "plots", "show")
+        assert "train_linear_probe" in (clone.folder / "dvc_plots/index.html").read_text()
+        page = (metrics / "report.html").read_text()
+        # Its row, its curves and its confusion.
+        assert page.count("linear probe") >= 1
+        assert page.count(">train_linear_probe<") >= 3
+        runs = clone.runs().drop_duplicates("tags.stage").set_index("tags.stage")
+        assert runs.loc["train_linear_probe", "params.train_linear_probe.schedule"] == "cosine"
+        assert runs.loc["train_linear_probe", "metrics.cache_disagreement"] < 0.02
+        for name in ("test_accuracy", "balanced_accuracy", "macro_f1", "test_loss"):
+            scored = runs.loc["evaluate", f"metrics.train_linear_probe.{name}"]
+            assert scored == pytest.approx(table.loc["train_linear_probe", name])
+    finally:
+        for path, text in before.items():
+            path.write_text(text)
+    left = clone.run("dvc", "repro", status=255)
+    assert "models/trained/train_linear_probe.keras: no stage makes it; remove it" in left
+    (clone.folder / "models/trained/train_linear_probe.keras").unlink()
+    clone.run("dvc", "repro")
+    assert clone.run("git", "status", "--short", "metrics/evaluate.json", "dvc.lock") == ""
 
 
 def test_no_token_is_written_anywhere(clone):

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from convnets import __main__ as program
-from convnets import console, images, models, prediction, sample
-from convnets.console import InputError
+from convnets.base import console
+from convnets.base.console import InputError
+from convnets.data import images, sample
+from convnets.models import architectures, saved
+from convnets.serving import predict as prediction
+from tests.commands import record
 
 CLASSES = ["chat", "chien", "고양이"]
 
@@ -21,7 +25,7 @@ CLASSES = ["chat", "chien", "고양이"]
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "three.keras"
     keras.utils.set_random_seed(0)
-    models.save(models.convnet(78, 3), path, CLASSES)
+    saved.save(architectures.convnet(78, 3, 0), path, record(CLASSES))
     return path
 
 
@@ -65,7 +69,7 @@ def test_all_but_the_bad_are_predicted(model, pictures, capsys, monkeypatch):
     files = sorted((pictures / "inner").iterdir())
     assert [row["file"] for row in rows] == [str(file) for file in files]
     pixels = np.stack([images.decode(file.read_bytes(), 78) for file in files])
-    expected = models.load(model).predict(pixels, verbose=0)
+    expected = saved.load(model).predict(pixels, verbose=0)
     for row, probabilities in zip(rows, expected, strict=True):
         assert list(row["probabilities"]) == CLASSES
         np.testing.assert_allclose(list(row["probabilities"].values()), probabilities, atol=1e-6)
@@ -88,10 +92,12 @@ def test_an_image_on_stdin(model, pictures, capsys, monkeypatch):
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path, monkeypatch):
-    models.save(models.mnist_convnet(True), tmp_path / "digits.keras", list("0123456789"))
+    digits = record(list("0123456789"))
+    saved.save(architectures.mnist_convnet(True), tmp_path / "digits.keras", digits)
     with pytest.raises(InputError, match=r"digits\.keras: takes \(28, 28, 1\)"):
         prediction.load(str(tmp_path / "digits.keras"))
-    models.save(models.convnet(78, 3), tmp_path / "two.keras", ["cat", "dog"])
+    two = record(["cat", "dog"])
+    saved.save(architectures.convnet(78, 3, 0), tmp_path / "two.keras", two)
     with pytest.raises(InputError, match="names 2 classes"):
         prediction.load(str(tmp_path / "two.keras"))
     monkeypatch.chdir(tmp_path)

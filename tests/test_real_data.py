@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import yaml
 
-from convnets import archive, batches, evaluation, images, models
+from convnets.data import archive, examples, images
+from convnets.evaluation import metrics
+from convnets.models import saved
+from convnets.models.architectures import by_class
+from convnets.training import batches
 from tests.commands import Clone, executed
 
 pytestmark = pytest.mark.real_data
@@ -41,16 +45,15 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     assert summary["test"] == {"cat": 1000, "dog": 1000}
     features = np.load(folder / "data/features/test.npy", mmap_mode="r")
     assert features.shape == (2000, 5, 5, 512)
-    trained = json.loads((folder / "metrics/train_feature_head.json").read_text())
-    assert trained["epochs"] == 20
-    assert trained["val_accuracy"] > 0.96
-
-    model = models.load(folder / "models/train_feature_head.keras")
+    path = folder / "models/trained/train_feature_head.keras"
+    model, trained = saved.load(path), saved.record(path)
+    assert len(trained.history) == 20
+    assert trained.history[trained.best - 1]["val_accuracy"] > 0.96
     labels = np.repeat([0, 1], 1000)
-    test = batches.Examples(features, labels, folder)
+    test = examples.Examples(features, labels, folder)
     cached = model.get_layer("head").predict(batches.in_order(test, 64), verbose=0)
-    tested = evaluation.Tested(labels, evaluation.by_class(cached))
-    assert evaluation.score(tested)["test_accuracy"] >= 0.965
+    tested = metrics.Predictions(labels, by_class(cached))
+    assert metrics.score(tested, trained)["test_accuracy"] >= 0.965
     # The features may be bfloat16's; the whole model from pixels, in float32, agrees with them.
     rows = np.arange(0, 2000, 50)
     pixels = np.load(folder / "data/images/test.npy", mmap_mode="r")[rows]
@@ -58,5 +61,4 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     assert np.median(difference) < 0.01
     assert (difference > 0.5).sum() <= 1
 
-    epochs = (folder / "metrics/train_scratch.csv").read_text().splitlines()
-    assert len(epochs) == 2
+    assert len(saved.record(folder / "models/trained/train_scratch.keras").history) == 1

@@ -4,14 +4,13 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.commands import TOKEN, Clone, holding
+from tests.commands import TOKEN, Clone, command, holding
 
 pytestmark = pytest.mark.pipeline
 
@@ -19,12 +18,9 @@ pytestmark = pytest.mark.pipeline
 STAGES = {
     "extract_features": (["data/features"], "extract "),
     "extract_views": (["data/views"], "extract "),
-    "train_augmented": (["models/train_augmented.keras", "metrics/train_augmented.csv"], "epoch"),
-    "train_augmented_head": (
-        ["models/train_augmented_head.keras", "metrics/train_augmented_head.json"],
-        "epoch",
-    ),
-    "fine_tune": (["models/fine_tune.keras", "metrics/fine_tune.json"], "epoch"),
+    "train_augmented": (["models/trained/train_augmented.keras"], "epoch"),
+    "train_augmented_head": (["models/trained/train_augmented_head.keras"], "epoch"),
+    "fine_tune": (["models/trained/fine_tune.keras"], "epoch"),
 }
 EPOCHS = 8
 
@@ -39,7 +35,7 @@ def clone(tmp_path_factory) -> Clone:
     values["views"] |= {"count": 2}
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     for stage in ("download", "subset", "download_weights", "extract_features"):
-        clone.run(sys.executable, "-m", f"stages.{stage}")
+        clone.run(*command(stage))
     return clone
 
 
@@ -56,7 +52,7 @@ def contents(clone: Clone, outs: list[str]) -> dict[str, bytes]:
 
 def start(clone: Clone, stage: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", f"stages.{stage}"],
+        command(stage),
         cwd=clone.folder,
         env=clone.environment(),
         stdout=subprocess.PIPE,
@@ -72,7 +68,7 @@ def unfinished(clone: Clone, stage: str) -> list[Path]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
     outs, mark = STAGES[stage]
-    whole = clone.run(sys.executable, "-m", f"stages.{stage}")
+    whole = clone.run(*command(stage))
     undisturbed = contents(clone, outs)
     runs_before = len(clone.runs())
     chance = random.Random(stage)
@@ -85,9 +81,9 @@ def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert unfinished(clone, stage)
-    output = clone.run(sys.executable, "-m", f"stages.{stage}")
+    output = clone.run(*command(stage))
     # Killed between two files, it goes on with the next one without a word.
-    assert "going on after" in output or len(output) < len(whole)
+    assert "resuming after" in output or len(output) < len(whole)
     assert contents(clone, outs) == undisturbed
     assert not unfinished(clone, stage)
 
@@ -111,7 +107,7 @@ def test_a_kill_amid_the_writing_of_a_checkpoint_is_survived(clone):
             break
     else:
         pytest.fail("no kill hit the writing of a checkpoint")
-    clone.run(sys.executable, "-m", "stages.fine_tune")
+    clone.run(*command("fine_tune"))
     assert contents(clone, outs) == undisturbed
 
 
@@ -133,9 +129,9 @@ def test_a_polite_stop_says_so_and_marks_the_run(clone):
 
     # Other params: what was begun is of no use, and is swept.
     path.write_text(path.read_text().replace("epochs: 300", "epochs: 1"))
-    command = (sys.executable, "-m", "stages.train_scratch")
-    output = clone.run("env", "TTY_COMPATIBLE=1", *command)  # for rich, a terminal
-    assert "going on" not in output
+    terminal = ("env", "TTY_COMPATIBLE=1")  # for rich
+    output = clone.run(*terminal, *command("train_scratch"))
+    assert "resuming" not in output
     assert "train_scratch ━" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output)
     assert "0:00:0" in output  # the time left
     assert not unfinished(clone, "train_scratch")

@@ -17,12 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from convnets import archive, images, sample, sources, subset
-from convnets.archive import Image as Found
-from convnets.console import InputError
+from convnets.base import params
+from convnets.base.console import InputError
+from convnets.data import archive, images, sample, sources, subset
+from convnets.data.archive import Image as Found
 from tests.commands import ROOT
 
 COUNTS = {"train": 3, "validation": 2, "test": 1}
+
+
+def some(max_rejected: float) -> params.Subset:
+    """As many images as `COUNTS`, and that share of unreadable ones."""
+    return params.Subset(**COUNTS, max_rejected=max_rejected)
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
@@ -166,7 +172,7 @@ def test_hostile_archives_get_one_line_and_leave_nothing(tmp_path, problem):
     path = HOSTILE[problem](tmp_path / "bad.zip")
     out = tmp_path / "out"
     with pytest.raises(InputError, match=problem) as caught:
-        subset.write(path, out, COUNTS, 78, 0, 0.0)
+        subset.write(path, out, some(0.0), 78, 0)
     assert "bad.zip" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not out.exists()
@@ -174,7 +180,7 @@ def test_hostile_archives_get_one_line_and_leave_nothing(tmp_path, problem):
 
 def test_the_subset_is_the_books(tmp_path):
     source = packed(tmp_path / "train.zip", kaggle(10))
-    summary = subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.0)
+    summary = subset.write(source, tmp_path / "out", some(0.0), 78, 0)
     train = pd.read_csv(tmp_path / "out/train.csv")
     assert list(train["file"]) == [f"train/{c}.{i}.jpg" for c in ("cat", "dog") for i in range(3)]
     assert list(train["label"]) == [0, 0, 0, 1, 1, 1]
@@ -194,7 +200,7 @@ def test_missing_numbers_are_told(tmp_path):
     del members["train/dog.4.jpg"]
     source = packed(tmp_path / "train.zip", members)
     with pytest.raises(InputError, match="class 'dog': no image number 4"):
-        subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.0)
+        subset.write(source, tmp_path / "out", some(0.0), 78, 0)
 
 
 UNREADABLE = {
@@ -210,9 +216,9 @@ def test_unreadable_images_are_counted_and_too_many_refused(tmp_path, problem):
     source = packed(tmp_path / "train.zip", kaggle() | bad)
     expected = rf"1 of 12 images are unreadable, the first is 'train/cat\.1\.jpg' \(.*{problem}"
     with pytest.raises(InputError, match=expected):
-        subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.05)
+        subset.write(source, tmp_path / "out", some(0.05), 78, 0)
     assert not (tmp_path / "out").exists()
-    summary = subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.1)
+    summary = subset.write(source, tmp_path / "out", some(0.1), 78, 0)
     assert summary["rejected"] == 1
     assert len(np.load(tmp_path / "out/train.npy")) == 5
 
@@ -220,22 +226,22 @@ def test_unreadable_images_are_counted_and_too_many_refused(tmp_path, problem):
 def test_a_class_whose_images_are_all_unreadable_is_refused(tmp_path):
     source = packed(tmp_path / "train.zip", kaggle() | {"train/dog.5.jpg": b""})
     with pytest.raises(InputError, match="no image of class 'dog' for test is readable"):
-        subset.write(source, tmp_path / "out", COUNTS, 78, 0, 0.5)
+        subset.write(source, tmp_path / "out", some(0.5), 78, 0)
 
 
 def test_a_failure_leaves_the_earlier_subset(tmp_path):
     out = tmp_path / "out"
-    subset.write(packed(tmp_path / "a.zip", kaggle()), out, COUNTS, 78, 0, 0.0)
+    subset.write(packed(tmp_path / "a.zip", kaggle()), out, some(0.0), 78, 0)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     assert len(before) == 6
     # Its train and validation images are good, and others.
     bad = {f"{label}.{i}.jpg": encoded(RED) for label in ("cat", "dog") for i in range(5)}
     bad |= {f"{label}.5.jpg": b"" for label in ("cat", "dog")}
     with pytest.raises(InputError, match="2 of 12 images are unreadable"):
-        subset.write(packed(tmp_path / "b.zip", bad), out, COUNTS, 78, 0, 0.0)
+        subset.write(packed(tmp_path / "b.zip", bad), out, some(0.0), 78, 0)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     good = {name: encoded(RED) for name in bad}
-    subset.write(packed(tmp_path / "b.zip", good), out, COUNTS, 78, 0, 0.0)
+    subset.write(packed(tmp_path / "b.zip", good), out, some(0.0), 78, 0)
     assert (out / "train.npy").read_bytes() != before["train.npy"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "b.zip", "out"]
 
@@ -283,7 +289,7 @@ def test_a_folder_is_packed_with_its_classes(tmp_path):
         for number in range(6):
             (tmp_path / "own" / label / f"{number}x.jpg").write_bytes(PHOTO)
     sources.pack_folder(tmp_path / "own", tmp_path / "own.zip")
-    summary = subset.write(tmp_path / "own.zip", tmp_path / "out", COUNTS, 78, 0, 0.0)
+    summary = subset.write(tmp_path / "own.zip", tmp_path / "out", some(0.0), 78, 0)
     assert summary["test"] == {"ant": 1, "bee": 1, "cow": 1}
     with pytest.raises(InputError, match="no such folder"):
         sources.pack_folder(tmp_path / "none", tmp_path / "none.zip")
@@ -375,8 +381,9 @@ def test_digits_that_were_tampered_with_are_not_taken(tmp_path):
         **{f"{name}_{split}": arrays[name] for name in "xy" for split in ("train", "test")},
     )
     code = (
-        "from pathlib import Path; from convnets import console, mnist;"
-        "console.run(lambda: mnist.write('keras', Path(), 0, Path('out.npz')))"
+        "from pathlib import Path; from convnets.base import console, params;"
+        "from convnets.data import digits; how = params.Mnist(source='keras', path=None);"
+        "console.run(lambda: digits.write(how, 0, Path('out.npz')))"
     )
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     done = subprocess.run(

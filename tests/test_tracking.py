@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,30 +16,33 @@ import mlflow
 import numpy as np
 import pytest
 
-from convnets import models, sync, tracking, training
-from convnets.batches import Examples
-from convnets.console import InputError
-from tests.commands import ROOT, answers, free_port, holding
+from convnets.base.console import InputError
+from convnets.base.params import Training
+from convnets.data.examples import Examples
+from convnets.models import architectures, saved
+from convnets.tracking import store, sync
+from convnets.tracking.run import Run, recorded
+from convnets.training.fit import Fitted, by_epoch, fit
+from tests.commands import ROOT, Clone, answers, free_port, holding, record
 
 DIGITS = Examples(
     np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1)).astype("uint8"),
     np.arange(40) % 10,
     Path("data/mnist.npz"),
 )
-SETTINGS = training.Settings(3, 20, "rmsprop", 1e-3, 0, "float32", False)
+HOW = Training(epochs=3, batch_size=20, optimizer="rmsprop", learning_rate=1e-3)
+CLASSES = [str(digit) for digit in range(10)]
 SECRET = "planted-" + "secret"
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, request) -> Path:
-    """A folder in which a stage can be run, but not by DVC."""
-    folder = tmp_path / "project"
-    ignore = shutil.ignore_patterns(".*", "__pycache__", "data", "models", "mlruns", "mlflow.db")
-    shutil.copytree(ROOT, folder, ignore=ignore)
+    """A clone in which the digits' stages can be run."""
+    folder = Clone.of_commit(tmp_path / "project").folder
     (folder / "data").mkdir()
     (folder / "data/mnist.npz").write_bytes(b"digits")
     monkeypatch.chdir(folder)
-    for name in (*tracking.SETTINGS, "MLFLOW_TRACKING_URI", "DVC_ROOT", "MLFLOW_EXPERIMENT_ID"):
+    for name in (*store.SETTINGS, "MLFLOW_TRACKING_URI", "DVC_ROOT", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("DVC_EXP_NAME", request.node.name)
@@ -116,23 +120,20 @@ def answers_500():
 
 def train(between=lambda: None) -> keras.Model:
     """What a training stage does; something happens between its training and its publication."""
-    with tracking.run("train_mnist", "max_pooling") as run:
-        model = training.fit(
-            lambda: models.mnist_convnet(True),
-            DIGITS,
-            DIGITS,
-            SETTINGS,
-            run,
-            Path("metrics/digits.json"),
-        )
+    with recorded("train_mnist@max_pooling") as run:
+        model, history = fitted(run, lambda: architectures.mnist_convnet(True), DIGITS)
+        by_epoch(history).to_csv("digits.csv")
         between()
         run.figure(plt.figure(), "late.png")
-        run.artifact(Path("metrics/digits.json"))
+        run.artifact(Path("digits.csv"))
         run.metrics({"late": 1.0})
-        names = [str(digit) for digit in range(10)]
-        models.save(model, Path("models/digits.keras"), names)
-        run.register(model, DIGITS.inputs[:2], names, "train_mnist", "the only one")
+        saved.save(model, Path("models/digits.keras"), record(CLASSES))
+        run.register(model, DIGITS.inputs[:2], CLASSES, "train_mnist", "the only one")
     return model
+
+
+def fitted(run: Run, build, train: Examples) -> Fitted:
+    return fit(build, train, DIGITS, HOW, run, seed=0, numbers="float32")
 
 
 def run_sync(project: Path, uri: str) -> str:
@@ -163,7 +164,7 @@ def is_whole(uri: str, experiment: str, model: keras.Model) -> str:
     assert run.info.end_time > run.info.start_time
     assert run.data.params["train_mnist.batch_size"] == "64"
     assert run.data.tags["stage"] == "train_mnist@max_pooling"
-    rows = (Path("metrics/digits.csv")).read_text().splitlines()[1:]
+    rows = Path("digits.csv").read_text().splitlines()[1:]
     for key in ("loss", "val_loss", "accuracy", "val_accuracy"):
         assert [m.step for m in client.get_metric_history(run_id, key)] == [1, 2, 3]
     losses = [metric.value for metric in client.get_metric_history(run_id, "val_loss")]
@@ -172,7 +173,7 @@ def is_whole(uri: str, experiment: str, model: keras.Model) -> str:
         assert len(client.get_metric_history(run_id, key)) == 1
     paths = {item.path for item in client.list_artifacts(run_id)}
     paths |= {item.path for item in client.list_artifacts(run_id, "curves")}
-    assert {"late.png", "digits.json", "curves/loss.png", "curves/accuracy.png"} <= paths
+    assert {"late.png", "digits.csv", "curves/loss.png", "curves/accuracy.png"} <= paths
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.name == "data/mnist"
     (output,) = run.outputs.model_outputs
@@ -224,9 +225,10 @@ def test_a_loss_that_is_no_number_ends_the_training(project):
     endless = DIGITS._replace(inputs=np.full((40, 28, 28, 1), np.inf, "float32"))
     with (
         pytest.raises(InputError, match="the loss is not a number in epoch 1; lower the learning"),
-        tracking.run("train_mnist", "max_pooling") as run,
+        recorded("train_mnist@max_pooling") as run,
     ):
-        training.fit(
+        fitted(
+            run,
             lambda: keras.Sequential(
                 [
                     keras.Input((28, 28, 1)),
@@ -235,12 +237,7 @@ def test_a_loss_that_is_no_number_ends_the_training(project):
                 ]
             ),
             endless,
-            DIGITS,
-            SETTINGS,
-            run,
-            Path("metrics/nan.json"),
         )
-    assert not list(Path("metrics").glob("nan*"))
     mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
     (run,) = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
     assert run.info.status == "FAILED"
@@ -280,12 +277,12 @@ def hangs():
 
 def test_a_run_that_moved_goes_on_where_it_is(project, hangs, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    target = tracking.database(project / "target")
+    target = store.database(project / "target")
     rows = [{"val_loss": 3.0}, {"val_loss": 2.0}, {"val_loss": 1.0}]
 
     def stage(interrupted_after: int | None) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", hangs)
-        with tracking.run("download_mnist") as run:
+        with recorded("download_mnist") as run:
             run.epochs(rows[:interrupted_after])
             if interrupted_after:
                 raise KeyboardInterrupt
@@ -309,7 +306,7 @@ def test_where_nothing_can_be_recorded_the_stage_goes_on(project, hangs, monkeyp
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", hangs)
     Path(".unrecorded").write_text("a file where the folder should be")
-    with tracking.run("download_mnist") as run:
+    with recorded("download_mnist") as run:
         run.metrics({"loss": 1.0})
     output = capsys.readouterr().out
     assert output.count("warning: MLflow fails (") == 1
@@ -321,26 +318,28 @@ def test_stages_that_start_at_once_share_a_fresh_store(project):
     """None spoils the making of the database, and none is kept waiting until it gives up."""
     code = (
         "import sys\n"
-        "from convnets import tracking\n"
-        "with tracking.run('download_mnist', sys.argv[1]) as run:\n"
+        "from convnets.tracking.run import recorded\n"
+        "with recorded(sys.argv[1]) as run:\n"
         "    for step in range(50):\n"
         "        run.metrics({'a': step, 'b': step}, step)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(project / "src")}
     environment.pop("MLFLOW_TRACKING_URI", None)
+    stages = ("download", "download_weights", "download_mnist")
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(number)],
+            [sys.executable, "-c", code, stage],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for number in range(3)
+        for stage in stages
     ]
-    for number, process in enumerate(started):
+    for stage, process in zip(stages, started, strict=True):
         output, _ = process.communicate()
-        assert (process.returncode, output) == (0, f"download_mnist@{number}: The digits\n")
+        assert process.returncode == 0
+        assert re.fullmatch(rf"{stage}: [^\n]+\n", output)
     mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
     runs = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
     found = [(run.info.status, run.data.metrics.get("a")) for run in runs]
@@ -349,7 +348,7 @@ def test_stages_that_start_at_once_share_a_fresh_store(project):
 
 
 def test_the_stages_of_one_dvc_command_have_its_start_in_common(tmp_path):
-    stage = [sys.executable, "-c", "from convnets import tracking; print(tracking.dvc_run())"]
+    stage = [sys.executable, "-c", "from convnets.tracking.run import dvc_run; print(dvc_run())"]
     command = tmp_path / "dvc"
     command.write_text(
         "import subprocess, time\n"
@@ -366,6 +365,23 @@ def test_the_stages_of_one_dvc_command_have_its_start_in_common(tmp_path):
     assert first == second
     (another, _), (alone,) = starts(sys.executable, str(command)), starts(*stage)
     assert first < another < alone  # in order also as texts
+
+
+def test_a_defect_of_ours_is_no_failure_of_the_store(project, capsys):
+    """A wrong dataset's name, and whatever else is wrong with a call, ends the stage."""
+    for wrong in (Path("data/images/train.npy"), Path("data/mnist.npy")):
+        with (
+            pytest.raises(KeyError, match="is no dep of this stage"),
+            recorded("train_mnist@max_pooling") as run,
+        ):
+            run.dataset(wrong, "train")
+    with pytest.raises(TypeError), recorded("download_mnist") as run:
+        run.attempt(lambda: mlflow.log_metrics(1))
+    assert "MLflow fails" not in capsys.readouterr().out
+    assert not list(Path(".unrecorded").glob("*"))
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    runs = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
+    assert {run.info.status for run in runs} == {"FAILED"}
 
 
 def test_help_is_quick():

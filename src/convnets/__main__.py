@@ -3,18 +3,18 @@
 import argparse
 import sys
 
-from convnets import console
+from convnets.base import console
 
 
 def sync(_: argparse.Namespace) -> None:
-    from convnets.sync import sync
+    from convnets.tracking.sync import sync
 
     sync()
 
 
 def predict(arguments: argparse.Namespace) -> None:
     console.hush()
-    from convnets import prediction
+    from convnets.serving import predict as prediction
 
     console.unhush()
     failures = []

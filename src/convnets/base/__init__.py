@@ -1,0 +1,1 @@
+"""What every room stands on: a person's screen, whole files, and the schema of `params.yaml`."""

@@ -1,0 +1,231 @@
+"""The typed schema of `params.yaml`: unknown keys and impossible values are refused by name."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from convnets.base.console import InputError
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Stage = TypeVar("Stage", bound="Training")
+
+
+class Section(BaseModel):
+    """A mapping of `params.yaml` in which every key is known and every value of its own type."""
+
+    # Numbers such as 1e-05, as DVC writes them, are text to YAML 1.1: floats are parsed from it.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where the images come from."""
+
+    source: Literal["sample", "kaggle", "archive", "folder"]
+    path: str | None
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> "Data":
+        if self.source in ("archive", "folder") and not self.path:
+            raise ValueError(f"path must name the {self.source} when source is {self.source}")
+        return self
+
+
+class Subset(Section):
+    """Images per class, as in the book's `make_subset` (listing 8.6)."""
+
+    train: Count
+    validation: Count
+    test: Count
+    max_rejected: Share
+
+
+class Backbone(Section):
+    """The pretrained convolutional base."""
+
+    name: str
+    weights: str
+    fine_tune_from: Count | Annotated[str, Field(min_length=1)]
+
+
+class Augmentation(Section):
+    """The book's random flip, rotation and zoom (listing 8.14), contrast and brightness."""
+
+    rotation: Annotated[float, Field(ge=0, le=0.5)]
+    zoom: Share
+    contrast: Share
+    brightness: Share
+
+
+class Views(Section):
+    """The cache of augmented views, each pushed through the frozen layers once."""
+
+    count: Count
+    max_gigabytes: Annotated[float, Field(gt=0)]
+
+
+class Training(Section):
+    """What every training stage has."""
+
+    epochs: Count
+    batch_size: Count
+    optimizer: Literal["rmsprop", "adam", "adamw", "sgd"]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+
+
+class ConvnetTraining(Training):
+    """A convnet from scratch (listings 8.7 and 8.16)."""
+
+    dropout: Share
+
+
+class HeadTraining(Training):
+    """A head on a frozen backbone's cached features (listings 8.21 and 8.24)."""
+
+    schedule: Literal["constant", "cosine"]
+    features: tuple[Literal["images", "views", "mirrored"], ...]
+    architecture: str
+    units: Count | None
+    dropout: Share
+
+    @model_validator(mode="after")
+    def _one_kind_to_learn_from(self) -> "HeadTraining":
+        kinds = set(self.features) - {"mirrored"}
+        if len(kinds) != 1 or len(set(self.features)) != len(self.features):
+            raise ValueError("features must be [images] or [views], and may add mirrored")
+        return self
+
+
+class MnistTraining(Training):
+    """The first convnets of the chapter (listings 8.1 to 8.5)."""
+
+    validation_share: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Mnist(Section):
+    """Where the digits come from."""
+
+    source: Literal["digits", "keras", "file"]
+    path: str | None
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> "Mnist":
+        if self.source == "file" and not self.path:
+            raise ValueError("path must name an mnist.npz when source is file")
+        return self
+
+
+def _kind(section: Any) -> str:
+    """Tell a head's section from a convnet's: a head names the features that it reads."""
+    named = section if isinstance(section, dict) else dir(section)
+    return "head" if "features" in named else "convnet"
+
+
+class Params(Section):
+    """All of `params.yaml`. Every other section named `train_…` belongs to the stage of its name:
+    it is a head's, or else a convnet's.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[
+        str,
+        Annotated[
+            Annotated[HeadTraining, Tag("head")] | Annotated[ConvnetTraining, Tag("convnet")],
+            Discriminator(_kind),
+        ],
+    ]
+
+    epochs: Count | None
+    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+    precision: Literal["auto", "float32", "bfloat16"]
+    image_size: Annotated[int, Field(ge=78, le=1024, strict=True)]  # the convnet pools four times
+    data: Data
+    subset: Subset
+    backbone: Backbone
+    augmentation: Augmentation
+    views: Views
+    fine_tune: Training
+    mnist: Mnist
+    train_mnist: MnistTraining
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_stages_are_added(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            known = cls.model_fields
+            for key in values.keys() - known.keys():
+                if not str(key).startswith("train_"):
+                    raise ValueError(f"{key}: unknown key; {_hint(key, known)}")
+        return values
+
+    def of(self, stage: str, kind: type[Stage]) -> Stage:
+        """Return a training stage's section; `epochs` at the top, if a number, overrides its own.
+
+        Args:
+            stage: the section's name.
+            kind: of `Training`.
+
+        Raises:
+            InputError: there is no such section, or it is of another kind.
+        """
+        section = getattr(self, stage, None)
+        if not isinstance(section, kind):
+            keys = ", ".join(kind.model_fields)
+            raise InputError(f"params.yaml: {stage}: no such section; add it, with {keys}")
+        return section.model_copy(update={"epochs": self.epochs or section.epochs})
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        InputError: the file is missing or no YAML, or has unknown, missing or impossible values;
+            the message names each key and what would be right.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; run from the project's root") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise InputError(f"{path}: not valid YAML ({detail}); correct it") from error
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(dict(problem)) for problem in error.errors())
+        raise InputError(f"{path}: {problems}") from error
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One clause on one key: `train_scratch.epochs: input should be … (got 0)`."""
+    kinds = {"head": HeadTraining, "convnet": ConvnetTraining}
+    loc = [str(part) for part in problem["loc"] if part not in kinds]
+    name = ".".join(loc)
+    message = problem["msg"].removeprefix("Value error, ")
+    if not name:  # of the file as a whole
+        return message if problem["type"] == "value_error" else f"(the whole file): {message}"
+    if problem["type"] == "extra_forbidden":
+        tag = next((part for part in problem["loc"] if part in kinds), None)
+        section = kinds[tag] if tag else Params.model_fields[loc[0]].annotation
+        return f"{name}: unknown key; {_hint(loc[-1], getattr(section, 'model_fields', ()))}"
+    message = message[0].lower() + message[1:]
+    if problem["type"] == "missing":
+        return f"{name}: {message}; add it"
+    return f"{name}: {message}, not {problem['input']!r}"
+
+
+def _hint(key: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(key), list(known), n=1)
+    return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"

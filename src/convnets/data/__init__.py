@@ -1,0 +1,1 @@
+"""Pictures and digits on their way from wherever they are to arrays with labels."""

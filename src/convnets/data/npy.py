@@ -1,0 +1,97 @@
+"""NumPy files written in a stream and read through memory maps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+
+class Writer:
+    """Appends rows to an open `.npy` file; see `writer`.
+
+    Not through a memory map, also where the length is known: on a disk that fills up, that ends the
+    process with a signal instead of an error.
+    """
+
+    def __init__(self, file: Any, row_shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self._file = file
+        self.row_shape = row_shape
+        self.dtype = np.dtype(dtype)
+        self.rows = 0
+        self.write_header()
+        self._start = file.tell()
+        self._row_bytes = self.dtype.itemsize * int(np.prod(row_shape))
+        # What an interrupted process left: the rows that it wrote whole.
+        self.rows = (file.seek(0, 2) - self._start) // self._row_bytes
+
+    def write_header(self) -> None:
+        """Write the header for the rows so far; NumPy pads it so that a longer count fits."""
+        self._file.seek(0)
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": (self.rows, *self.row_shape),
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def keep(self, rows: int) -> None:
+        """Drop all but the first `rows`, and go on after them."""
+        self.rows = rows
+        self._file.truncate(self._start + rows * self._row_bytes)
+        self._file.seek(0, 2)
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Append `rows` of shape (n, *row_shape), cast to the file's dtype.
+
+        Raises:
+            ValueError: another shape, or values that the dtype cannot hold as finite numbers.
+        """
+        if rows.shape[1:] != self.row_shape:
+            raise ValueError(f"rows of shape {rows.shape[1:]}, expected {self.row_shape}")
+        with np.errstate(over="ignore"):
+            cast = np.ascontiguousarray(rows, dtype=self.dtype)
+        if not np.isfinite(cast).all():
+            raise ValueError(f"values that {self.dtype} cannot hold as finite numbers")
+        self._file.write(cast.data)
+        self.rows += len(rows)
+
+
+@contextmanager
+def writer(
+    path: Path, row_shape: tuple[int, ...], dtype: DTypeLike, resume: bool = False
+) -> Iterator[Writer]:
+    """Open a `.npy` file for streaming; it gets its name only once it is whole.
+
+    Args:
+        path: the file to write; its folder is made.
+        row_shape: the shape of one row.
+        dtype: of the stored values.
+        resume: leave the rows written before a failure, and go on after them the next time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    if not resume:
+        part.unlink(missing_ok=True)
+    part.touch()
+    try:
+        with part.open("r+b") as file:
+            out = Writer(file, row_shape, dtype)
+            out.keep(out.rows)
+            yield out
+            out.write_header()
+        part.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk is told without the file
+        raise
+    finally:
+        if not resume:
+            part.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> NDArray[Any]:
+    """Memory-map a `.npy` file, read-only; pickled objects are refused."""
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array

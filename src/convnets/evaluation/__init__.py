@@ -1,0 +1,1 @@
+"""What trained models are worth: metrics, the comparison, figures, evidence, the report."""

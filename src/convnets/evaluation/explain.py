@@ -1,0 +1,69 @@
+"""What a model looks at: its convolutions' feature maps, and Grad-CAM (the book's section 9.4)."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from convnets.models import internals
+
+POOLING = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
+
+
+def feature_maps(model: keras.Model, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what the first convolution makes of an image, (h, w, filters).
+
+    Args:
+        model: takes pixels.
+        image: (h, w, c).
+    """
+    start, path = internals.steps(model)
+    first = next(step for step in path if isinstance(step.layer, keras.layers.Conv2D))
+    maps = keras.Model(start, first.output)(tf.cast(image[None], tf.float32), training=False)
+    return np.asarray(maps[0], np.float32)
+
+
+def grad_cam(
+    model: keras.Model, images: NDArray[np.uint8], classes: NDArray[np.integer[Any]]
+) -> NDArray[np.float32]:
+    """Return where a model finds its evidence for a class, by Grad-CAM.
+
+    Selvaraju et al. (2017), arXiv:1610.02391.
+
+    The maps are those of the last layer before pooling that still has at least 5 × 5 places, and
+    the score is the one before the sigmoid or softmax, as in the paper.
+
+    Args:
+        model: takes pixels and ends in a dense layer, or in the mean of an image's and its mirror
+            image's, of which the image's is explained.
+        images: (n, h, w, c).
+        classes: (n,), the class of each image whose evidence is wanted.
+
+    Returns:
+        (n, h', w'), 0 to 1, smaller than the images.
+    """
+    if isinstance(model.layers[-1], keras.layers.Average):
+        model = keras.Model(model.input, model.layers[-1].input[0])
+    start, path = internals.steps(model)
+    last = next(
+        step
+        for step in reversed(path)
+        if len(step.output.shape) == 4
+        and min(step.output.shape[1:3]) >= 5
+        and not isinstance(step.layer, POOLING)
+    )
+    dense = path[-1].layer
+    parts = keras.Model(start, [last.output, path[-1].input])
+    with tf.GradientTape() as tape:
+        maps, inputs = parts(tf.cast(images, tf.float32), training=False)
+        scores = tf.linalg.matmul(inputs, dense.kernel) + dense.bias
+        if scores.shape[1] == 1:  # a sigmoid's score speaks for the second of two classes
+            scores = tf.concat([-scores, scores], axis=1)
+        score = tf.gather(scores, classes, axis=1, batch_dims=1)
+    weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
+    evidence = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1)).numpy()
+    highest = evidence.max(axis=(1, 2), keepdims=True)
+    scaled: NDArray[np.float32] = evidence / np.where(highest > 0, highest, 1)
+    return scaled

@@ -1,0 +1,242 @@
+"""Pictures of what the models do."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps, font_manager
+from matplotlib import pyplot as plt
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import ConfusionMatrixDisplay
+
+from convnets.base import files
+from convnets.evaluation.scores import Results, Trained, mistakes
+from convnets.training.fit import plot
+
+INK = "#12161c"  # in an SVG it becomes the colour of the text around it
+BLUE, RED = "#4c86c6", "#e0555a"  # legible on white and on black
+COUNTS = LinearSegmentedColormap.from_list("counts", [f"{BLUE}00", BLUE])  # from transparent
+
+# Names of classes may be of any script, and Matplotlib's own font has no Korean.
+OTHER_FONTS = ("Noto Sans CJK KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo")
+warnings.filterwarnings("ignore", "Glyph .* missing from font")
+
+plt.rcParams |= {
+    "font.family": [
+        "DejaVu Sans",
+        *(name for name in OTHER_FONTS if name in font_manager.get_font_names()),
+    ],
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    ),
+    "axes.facecolor": "none",
+    "figure.max_open_warning": 0,  # a page has more, and each is closed once it is in MLflow
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "convnets",  # the same figure, the same bytes
+    "text.parse_math": False,  # a class may be named a$b$
+}
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as an `<svg>` element for a page of any background, its texts escaped."""
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    drawn = file.getvalue()
+    return drawn[drawn.index("<svg") :].replace(INK, "currentColor")
+
+
+def of_results(
+    results: Results, images: NDArray[np.uint8], views: NDArray[np.float32]
+) -> dict[str, Figure]:
+    """Draw all figures of `evaluate`, by the names of their files without the suffix.
+
+    Args:
+        results: of all models.
+        images: the test images, (n, h, w, 3).
+        views: of one training image, (k, h, w, 3).
+    """
+    best, names = results.tested[results.champion], results.best.record.classes
+    worst = mistakes(best, 15)
+    titles = [
+        f"{names[best.predicted[row]]} {best.probabilities[row].max():.0%}, "
+        f"is {names[best.labels[row]]}"
+        for row in worst
+    ]
+    histories = results.histories()
+    drawn = {
+        "comparison": comparison(results.table, results.trained),
+        "augmentation": gallery(views, [""] * len(views), columns=3),
+        "most_confident_mistakes": gallery(images[worst], titles),
+    }
+    for metric in ("val_accuracy", "val_loss"):
+        drawn[f"overview/{metric}"] = overview(histories, metric)
+    for name, tested in results.tested.items():
+        classes = results.trained[name].record.classes
+        drawn[f"curves/{name}"] = curves(histories[name], name)
+        drawn[f"confusion/{name}"] = confusion(tested.labels, tested.predicted, classes, name)
+    return drawn
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, atomically; the same figure gives the same bytes."""
+    with files.whole(path) as part:
+        figure.savefig(part, dpi=120, metadata={"Software": None})
+
+
+def comparison(table: pd.DataFrame, trained: dict[str, Trained]) -> Figure:
+    """Draw each model's test accuracy with its 95 % interval, the book's beside it.
+
+    Args:
+        table: of `Results`.
+        trained: the models, in the table's order.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 0.5 * len(table) + 1.2), layout="constrained")
+    rows = np.arange(len(table))[::-1]
+    accuracy = table["test_accuracy"]
+    errors = np.array([accuracy - table["low"], table["high"] - accuracy])
+    axes.barh(
+        rows, accuracy, xerr=errors, height=0.55, color=BLUE, ecolor=INK, capsize=3, label="ours"
+    )
+    # Of one model the book gives the accuracy on the validation images: a hollow mark.
+    tested = [each.record.book_split == "test" for each in trained.values()]
+    mark = partial(axes.scatter, marker="D", edgecolors=RED, zorder=3)
+    mark(table["book"], rows, facecolors=[RED if on_test else "none" for on_test in tested])
+    mark([], [], facecolors=RED, label="the book")
+    mark([], [], facecolors="none", label="the book, validation")
+    axes.set_yticks(rows, list(table.index))
+    axes.set_xlim(min(0.4, float(table["low"].min())), 1.04)
+    for row, value in zip(rows, accuracy, strict=True):
+        axes.text(axes.get_xlim()[0] + 0.005, row, f"{value:.1%}", va="center", color="white")
+    axes.set_xlabel("test accuracy, with its 95 % Wilson interval")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return figure
+
+
+def overview(histories: dict[str, pd.DataFrame], metric: str) -> Figure:
+    """Draw one metric of all models by epoch, on common axes.
+
+    Args:
+        histories: a row an epoch for each model, with the index `epoch`.
+        metric: a column that all have.
+    """
+    figure, axes = plt.subplots(figsize=(4.8, 3.6), layout="constrained")
+    for place, (name, history) in enumerate(histories.items()):
+        history[metric].plot(ax=axes, label=name, marker=".", color=f"C{place}")
+    axes.set_title(metric)
+    if "loss" in metric:  # from a tenth to ten
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def curves(history: pd.DataFrame, title: str) -> Figure:
+    """Draw one model's accuracy and loss by epoch, in training and validation.
+
+    Args:
+        history: a row an epoch, with the index `epoch`.
+        title: of the figure.
+    """
+    figure, both = plt.subplots(1, 2, figsize=(4.8, 2.5), layout="constrained")
+    for axes, metric in zip(both, ("accuracy", "loss"), strict=True):
+        plot(axes, history, metric)
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.suptitle(title)
+    return figure
+
+
+def confusion(
+    labels: NDArray[Any], predicted: NDArray[Any], names: Sequence[str], title: str
+) -> Figure:
+    """Draw a confusion matrix of integer labels; of more than 20 classes without the counts."""
+    few = len(names) <= 20
+    side = 3 + 0.35 * min(len(names), 20)
+    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    shown = ConfusionMatrixDisplay.from_predictions(
+        labels,
+        predicted,
+        labels=range(len(names)),
+        display_labels=names,
+        ax=axes,
+        cmap=COUNTS,
+        colorbar=False,
+        include_values=few,
+        text_kw={"color": INK},
+        xticks_rotation="vertical" if max(map(len, names)) > 4 else "horizontal",
+    )
+    if not few:
+        shown.ax_.set(xticks=[], yticks=[])
+    axes.set_title(title)
+    return figure
+
+
+def gallery(images: NDArray[Any], titles: Sequence[str], columns: int = 5) -> Figure:
+    """Draw images in a grid, each under its title.
+
+    Args:
+        images: (n, h, w, 3), 0 to 255.
+        titles: n of them.
+        columns: images in a row.
+    """
+    rows = max(1, -(-len(images) // columns))
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(2 * columns, 2.3 * rows), layout="constrained", squeeze=False
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, title in zip(grid.flat, images, titles, strict=False):
+        axes.imshow(np.asarray(image).clip(0, 255).astype(np.uint8))
+        axes.set_title(title, fontsize=8)
+    return figure
+
+
+def overlay(image: NDArray[np.uint8], evidence: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Colour the places of an image by their evidence; those without any stay as they are.
+
+    Args:
+        image: (h, w, 3).
+        evidence: (h', w'), 0 to 1, from `explain.grad_cam`.
+    """
+    height, width = image.shape[:2]
+    stretched = Image.fromarray(evidence).resize((width, height), Image.Resampling.BILINEAR)
+    heat = np.asarray(stretched)
+    share = 0.6 * heat[..., None]
+    coloured = share * 255 * colormaps["turbo"](heat)[..., :3] + (1 - share) * image
+    return np.asarray(coloured.round(), np.uint8)
+
+
+def mosaic(maps: NDArray[np.float32], columns: int = 8, side: int = 64) -> NDArray[np.uint8]:
+    """Lay feature maps out in a grid, each from its lowest to its highest value.
+
+    Args:
+        maps: (h, w, n).
+        columns: maps in a row.
+        side: of each, in pixels.
+
+    Returns:
+        (rows · side, columns · side, 3).
+    """
+    rows = -(-maps.shape[2] // columns)
+    grid = np.zeros((rows, columns, side, side))
+    for place in range(maps.shape[2]):
+        small = np.asarray(Image.fromarray(maps[..., place]).resize((side, side)))
+        grid[divmod(place, columns)] = (small - small.min()) / max(np.ptp(small), 1e-6)
+    whole = grid.swapaxes(1, 2).reshape(rows * side, columns * side)
+    return (255 * colormaps["viridis"](whole)[..., :3]).round().astype(np.uint8)

@@ -1,0 +1,115 @@
+"""The one table of metrics: the comparison, the report, MLflow and DVC read it.
+
+To add a metric, add a row.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
+
+from convnets.models.saved import Record
+
+
+class Predictions(NamedTuple):
+    """What a model made of the test split. Every class is among the labels."""
+
+    labels: NDArray[np.integer[Any]]  # (n,), the true ones
+    probabilities: NDArray[np.float64]  # (n, classes)
+
+    @property
+    def predicted(self) -> NDArray[np.integer[Any]]:
+        """The (n,) most probable classes."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+    @property
+    def correct(self) -> int:
+        """How many of the predictions are right."""
+        return int((self.predicted == self.labels).sum())
+
+
+class Metric(NamedTuple):
+    """A number for each model."""
+
+    name: str  # the column, and what MLflow and DVC call it
+    title: str  # for people
+    format: str  # Python's, of the number
+    score: Callable[[Predictions, Record], float]
+    compared: bool = False  # DVC shows it: what a person compares experiments by
+
+
+def interval(correct: int, total: int) -> tuple[float, float]:
+    """Return the Wilson score interval of a share at 95 % (Wilson, 1927).
+
+    Args:
+        correct: successes, at most `total`.
+        total: trials, at least 1.
+    """
+    found = binomtest(correct, total).proportion_ci(0.95, method="wilson")
+    share = correct / total
+    return min(float(found.low), share), max(float(found.high), share)  # not beside it by rounding
+
+
+def cross_entropy(tested: Predictions) -> float:
+    """Return the log loss; a probability of 0 counts as one in ten million."""
+    clipped = tested.probabilities.clip(1e-7, 1 - 1e-7)
+    clipped /= clipped.sum(axis=1, keepdims=True)
+    return float(log_loss(tested.labels, clipped, labels=list(range(clipped.shape[1]))))
+
+
+def area(tested: Predictions) -> float:
+    """Return the area under the ROC curve, of more than two classes one against the rest."""
+    binary = tested.probabilities.shape[1] == 2
+    scores = tested.probabilities[:, 1] if binary else tested.probabilities
+    return float(roc_auc_score(tested.labels, scores, multi_class="ovr"))
+
+
+METRICS = (
+    Metric(
+        "test_accuracy",
+        "test accuracy",
+        "{:.1%}",
+        lambda tested, _: tested.correct / len(tested.labels),
+        compared=True,
+    ),
+    Metric(
+        "balanced_accuracy",
+        "balanced accuracy",
+        "{:.1%}",
+        lambda tested, _: float(balanced_accuracy_score(tested.labels, tested.predicted)),
+    ),
+    Metric(
+        "macro_f1",
+        "macro F1",
+        "{:.4f}",
+        lambda tested, _: float(f1_score(tested.labels, tested.predicted, average="macro")),
+    ),
+    Metric(
+        "test_loss", "log loss", "{:.4f}", lambda tested, _: cross_entropy(tested), compared=True
+    ),
+    Metric("roc_auc", "ROC AUC", "{:.4f}", lambda tested, _: area(tested)),
+    Metric(
+        "val_accuracy",
+        "validation accuracy",
+        "{:.1%}",
+        lambda _, record: record.history[record.best - 1]["val_accuracy"],
+        compared=True,
+    ),
+    Metric(
+        "val_loss",
+        "validation log loss",
+        "{:.4f}",
+        lambda _, record: record.history[record.best - 1]["val_loss"],
+        compared=True,
+    ),
+)
+
+
+def score(tested: Predictions, record: Record) -> dict[str, float]:
+    """Return every metric of a model, and `low` and `high`, the interval of its test accuracy."""
+    low, high = interval(tested.correct, len(tested.labels))
+    found = {metric.name: metric.score(tested, record) for metric in METRICS}
+    return found | {"low": low, "high": high}

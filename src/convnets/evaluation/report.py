@@ -1,0 +1,128 @@
+"""What `evaluate` found, as one page that needs nothing else: no network, no script, no server."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from convnets.base import files
+from convnets.evaluation import explain, figures
+from convnets.evaluation.metrics import METRICS
+from convnets.evaluation.scores import Results, mistakes, successes
+
+THUMBNAIL, MOSAIC = 192, 1536  # pixels to a side, at most
+MAPS = 32  # of the first convolution
+
+
+def picture(pixels: NDArray[Any], size: int = THUMBNAIL) -> str:
+    """Return (h, w, 3) pixels of 0 to 255 as the data URI of a WebP image.
+
+    It is made smaller where a side has more than `size` pixels.
+    """
+    image = Image.fromarray(np.asarray(pixels).clip(0, 255).astype(np.uint8))
+    image.thumbnail((size, size))
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def content(
+    results: Results,
+    drawn: dict[str, Figure],
+    images: NDArray[np.uint8],
+    views: NDArray[np.float32],
+) -> dict[str, Any]:
+    """Return what the page shows.
+
+    Args:
+        results: of all models.
+        drawn: from `figures.of_results`.
+        images: the test images, (n, h, w, 3).
+        views: of one training image, (k, h, w, 3): itself, then augmented.
+    """
+    best = results.tested[results.champion]
+    wrong = mistakes(best, 12)
+    explained = [*wrong[:4], *successes(best, 4)]
+    evidence = explain.grad_cam(results.best.model, images[explained], best.predicted[explained])
+    classes = results.best.record.classes
+    records = {name: trained.record for name, trained in results.trained.items()}
+
+    def example(row: int) -> dict[str, Any]:
+        return {
+            "picture": picture(images[row]),
+            "file": results.images["file"][row],
+            "actual": results.images["class"][row],
+            "predicted": classes[best.predicted[row]],
+            "sure": best.probabilities[row].max(),
+        }
+
+    def drawings(kind: str) -> list[Markup]:
+        chosen = [figure for name, figure in drawn.items() if name.startswith(kind)]
+        return [Markup(figures.svg(figure)) for figure in chosen]  # noqa: S704 - texts are escaped
+
+    return {
+        "champion": results.champion,
+        "records": records,
+        "metrics": METRICS,
+        "table": results.table.reset_index().to_dict("records"),
+        "counts": results.images["class"].value_counts().reindex(classes).to_dict(),
+        "comparison": drawings("comparison")[0],
+        "curves": drawings("overview/") + drawings("curves/"),
+        "views": [picture(view) for view in views],
+        "confusions": drawings("confusion/"),
+        "mistakes": [example(row) for row in wrong],
+        "explained": [
+            example(row) | {"evidence": picture(figures.overlay(images[row], found))}
+            for row, found in zip(explained, evidence, strict=True)
+        ],
+        "feature_maps": {
+            name: picture(
+                figures.mosaic(
+                    explain.feature_maps(results.trained[name].model, images[0])[..., :MAPS]
+                ),
+                MOSAIC,
+            )
+            for name in _first_convolutions(results)
+        },
+        "maps": MAPS,
+        "mapped": picture(images[0]),
+    }
+
+
+def _first_convolutions(results: Results) -> list[str]:
+    """Return a model for each first convolution: all on one backbone have the same, frozen."""
+    names = results.of_images()
+    on_backbone = [name for name in names if results.trained[name].record.part is not None]
+    return [name for name in names if name not in on_backbone[1:]]
+
+
+def render(shown: dict[str, Any], seconds: dict[str, float] | None = None) -> str:
+    """Return the page as HTML; whatever comes from outside is escaped.
+
+    Args:
+        shown: from `content`.
+        seconds: what each stage took, if the page is to tell.
+    """
+    environment = Environment(
+        loader=PackageLoader("convnets.evaluation", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    environment.filters["number"] = lambda value, form: form.format(value).replace("%", " %")
+    return environment.get_template("report.html").render(shown, seconds=seconds)
+
+
+def write(shown: dict[str, Any], path: Path) -> None:
+    """Write the page, atomically; the same results give the same bytes."""
+    with files.whole(path) as part:
+        part.write_text(render(shown), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Architectures, pretrained backbones, the numbers that they compute in, and models as files."""

@@ -1,0 +1,125 @@
+"""The book's architectures, and those that go beyond it.
+
+To add a head: a function under `@head`. Its name is what `architecture` in `params.yaml` gives.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+from convnets.base.console import InputError
+from convnets.base.params import HeadTraining
+
+Body = Callable[[keras.KerasTensor, HeadTraining], keras.KerasTensor]
+HEADS: dict[str, Body] = {}
+
+
+def mnist_convnet(pooling: bool) -> keras.Model:
+    """Return the chapter's first convnet: 104,202 parameters (listing 8.1), or 712,202 without
+    max pooling (listing 8.5). It takes (n, 28, 28, 1) pixels of 0 to 255.
+    """
+    inputs = keras.Input((28, 28, 1), name="image")
+    x = layers.Rescaling(1 / 255)(inputs)
+    x = layers.Conv2D(32, 3, activation="relu")(x)
+    x = layers.MaxPooling2D(2)(x) if pooling else x
+    x = layers.Conv2D(64, 3, activation="relu")(x)
+    x = layers.MaxPooling2D(2)(x) if pooling else x
+    x = layers.Conv2D(128, 3, activation="relu")(x)
+    return keras.Model(inputs, classifier(layers.Flatten()(x), 10))
+
+
+def convnet(size: int, classes: int, dropout: float) -> keras.Model:
+    """Return the convnet trained from scratch (listings 8.7 and 8.16).
+
+    It has 991,041 parameters at 180 × 180 with two classes.
+
+    Args:
+        size: of the square images, in pixels.
+        classes: how many there are.
+        dropout: before the last layer; 0 leaves the layer out.
+    """
+    inputs = keras.Input((size, size, 3), name="image")
+    x = layers.Rescaling(1 / 255)(inputs)
+    for filters in (32, 64, 128, 256):
+        x = layers.Conv2D(filters, 3, activation="relu")(x)
+        x = layers.MaxPooling2D(2)(x)
+    x = layers.Conv2D(256, 3, activation="relu")(x)
+    x = layers.Flatten()(x)
+    x = layers.Dropout(dropout)(x) if dropout else x
+    return keras.Model(inputs, classifier(x, classes))
+
+
+def head(body: Body) -> Body:
+    """Enter a function among the heads' architectures, by its name.
+
+    It is given the features as they are, such as (n, 5, 5, 512), and returns what the classifier
+    takes.
+    """
+    HEADS[body.__name__] = body
+    return body
+
+
+def build_head(shape: tuple[int, ...], classes: int, how: HeadTraining) -> keras.Model:
+    """Return a classifier on a backbone's features.
+
+    Args:
+        shape: of one image's features, such as (5, 5, 512).
+        classes: how many there are.
+        how: the head's section of the params.
+
+    Raises:
+        InputError: there is no such architecture.
+    """
+    if how.architecture not in HEADS:
+        near = difflib.get_close_matches(how.architecture, HEADS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(HEADS)}"
+        raise InputError(f"architecture: no head {how.architecture!r}; {hint}")
+    inputs = keras.Input(shape, name="features")
+    return keras.Model(
+        inputs, classifier(HEADS[how.architecture](inputs, how), classes), name="head"
+    )
+
+
+@head
+def dense(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTensor:
+    """The book's: a linear hidden layer of `units`, then dropout (listing 8.21)."""
+    x = layers.Flatten()(features)
+    x = layers.Dense(how.units)(x) if how.units else x
+    return layers.Dropout(how.dropout)(x) if how.dropout else x
+
+
+@head
+def normalised(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTensor:
+    """Normalise each image's features first (Ba et al., 2016), with dropout around a hidden layer.
+
+    A pretrained backbone's features are in the tens. On them as they are the book's head is sure of
+    itself also where it is wrong; here no image's are larger than another's.
+    """
+    # Over 12,800 values the mean and the variance would lose too much in bfloat16.
+    x = layers.LayerNormalization(dtype="float32")(layers.Flatten()(features))
+    x = layers.Dropout(how.dropout)(x)
+    if how.units:
+        x = layers.Dense(how.units, activation="relu")(x)
+        x = layers.Dropout(how.dropout)(x)
+    return x
+
+
+def classifier(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
+    """Return probabilities: one, of the second class, for two classes, else one for each.
+
+    They are float32 also where the layers before compute in bfloat16.
+    """
+    if classes == 2:
+        return layers.Dense(1, activation="sigmoid", dtype="float32")(x)
+    return layers.Dense(classes, activation="softmax", dtype="float32")(x)
+
+
+def by_class(probabilities: NDArray[Any]) -> NDArray[np.float64]:
+    """Return (n, classes) probabilities from a model's output, (n, 1) where there are two."""
+    wide = np.asarray(probabilities, np.float64)
+    return np.hstack([1 - wide, wide]) if wide.shape[1] == 1 else wide

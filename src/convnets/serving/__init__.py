@@ -1,0 +1,1 @@
+"""What a trained model says of somebody's own pictures."""

@@ -1,0 +1,68 @@
+"""What DVC knows of a stage: its description, its params' values and its deps' hashes."""
+
+import hashlib
+import os
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from convnets.base.console import InputError
+
+
+class Declared(NamedTuple):
+    """A stage as `dvc.yaml` has it."""
+
+    description: str
+    params: dict[str, Any]  # by dotted key, a section's one by one
+    hashes: dict[str, str]  # of each dep, by its path
+    outs: frozenset[str]  # of all stages
+
+    def digest(self, path: Path) -> str:
+        """Return the hash of the dep that a file is or is in.
+
+        Raises:
+            KeyError: the stage does not declare the file, or it is not there.
+        """
+        places = (path.as_posix(), *map(str, PurePosixPath(path.as_posix()).parents))
+        dep = next((place for place in places if place in self.hashes), None)
+        if dep is None or not path.exists():
+            raise KeyError(f"{path} is no dep of this stage")
+        return self.hashes[dep].removesuffix(".dir")
+
+    def key(self) -> str:
+        """Return a hash over what the stage's result depends on: code, data, params, libraries."""
+        packages = ("keras", "numpy", "pillow", "tensorflow")
+        versions = [metadata.version(package) for package in packages]
+        given = [*sorted(self.params.items()), *versions, *sorted(self.hashes.items())]
+        return hashlib.sha256(repr(given).encode()).hexdigest()[:16]
+
+
+def of(stage: str) -> Declared:
+    """Ask DVC about a stage.
+
+    DVC resolves what `dvc.yaml` has of templates, and remembers the hash of a file that has not
+    changed: to read gigabytes again would take longer than all else before the first step.
+
+    Args:
+        stage: its name, with the item of a matrix stage: `train_mnist@max_pooling`.
+    """
+    from dvc.dependency import ParamsDependency
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.utils.flatten import flatten
+
+    try:
+        with Repo(os.curdir) as repo:
+            (found,) = repo.stage.collect(stage)
+            params: dict[str, Any] = {}
+            hashes = {}
+            for dep in found.deps:
+                if isinstance(dep, ParamsDependency):
+                    params |= flatten(dep.read_params())
+                else:
+                    hashes[dep.def_path] = str(dep.get_hash().value)
+            outs = frozenset(out.def_path for out in repo.index.outs)
+    except DvcException as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{stage}: {reason}; `dvc status` in a git clone tells more") from error
+    return Declared(found.desc or "", params, hashes, outs)

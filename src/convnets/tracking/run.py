@@ -1,0 +1,318 @@
+"""One MLflow run for each executed stage; a tracking store that fails never costs a training."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import psutil
+
+from convnets.base.console import say
+from convnets.tracking import declared, store
+from convnets.tracking.declared import Declared
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+UNFINISHED = Path(".unfinished")
+VIEW = {  # of MLflow's list of runs, under ?viewStateShareKey=runs: what to see of each run
+    "selectedColumns": [
+        "attributes.`Duration`",
+        "metrics.`best_val_accuracy`",
+        "metrics.`best_val_loss`",
+        "tags.`dvc_exp_name`",
+        "tags.`dvc_run`",
+    ],
+}
+BEGUN_AS = "begun_as"  # the tag of a run in a store of its own: what the tracking store calls it
+
+
+class Run:
+    """An MLflow run that survives its store: when a call fails, the run moves to a local one.
+
+    That store is a folder of `store.unrecorded()`, from where `tracking.sync` passes the run on.
+    Should even that fail, the run turns deaf: its calls do nothing.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        unfinished: Path,
+        tags: dict[str, str],
+        known: Declared,
+    ) -> None:
+        self.stage = stage
+        self.unfinished = unfinished  # a folder that outlives the process until the stage is done
+        self.tags = tags
+        self.declared = known
+        self.live = True
+        self.run_id = ""  # of the run in the store that it is in now
+        self.folder: Path | None = None  # of the local store that the run has moved to
+        moved = unfinished / "unrecorded"
+        if moved.exists() and (store.unrecorded() / moved.read_text()).exists():
+            self.folder = store.unrecorded() / moved.read_text()
+
+    def finish(self, out: Path) -> None:
+        """Move the finished NumPy files into the stage's out; DVC empties that at each start."""
+        out.mkdir(parents=True, exist_ok=True)
+        for file in self.unfinished.glob("*.npy"):
+            file.replace(out / file.name)
+
+    def attempt(self, call: Callable[[], Any]) -> Any:
+        """Do something with MLflow in the run, which is begun before if need be.
+
+        A store that fails is told of, and never raised: the run moves to a local store, where the
+        call is made once more. Whatever else goes wrong is a defect of ours, and is raised.
+        """
+        import mlflow
+
+        while self.live:
+            try:
+                if mlflow.active_run() is None:
+                    self._begin()
+                return call()
+            except store.failures() as error:
+                self.live = self.folder is None and self._move()
+                rest = "goes on without it" if self.live else "leaves it out from here on"
+                say(f"warning: MLflow fails ({store.reason(error)}); {self.stage} {rest}")
+        return None
+
+    def end(self, status: str) -> None:
+        """End the run, and say what remains to be done."""
+        import mlflow
+
+        self.attempt(lambda: mlflow.end_run(status))
+        with suppress(*store.failures()):  # the run of one who has turned deaf
+            mlflow.end_run(status)
+        if self.live and self.folder is not None:
+            say(f"{self.stage}: to record it in MLflow later, run `python -m convnets sync`")
+
+    def _begin(self) -> None:
+        """Begin the run, or go on with the one that an interrupted process began."""
+        import mlflow
+
+        known, tags = self.unfinished / "mlflow_run", self.tags
+        if self.folder is None:
+            folder, uri = store.root(), store.uri()
+        else:
+            folder, uri = self.folder, store.database(self.folder)
+            if known.exists():
+                tags = tags | {BEGUN_AS: known.read_text()}
+            known = folder / "mlflow_run"
+        mlflow.set_tracking_uri(uri)
+        if uri.startswith("sqlite:") and mlflow.get_experiment_by_name(store.EXPERIMENT) is None:
+            mlflow.create_experiment(store.EXPERIMENT, (folder / "mlruns").as_uri())
+        mlflow.set_experiment(store.EXPERIMENT)
+        mlflow.set_experiment_tag("mlflow.sharedViewState.runs", json.dumps(VIEW))
+        if known.exists():
+            self.run_id = known.read_text()
+            mlflow.start_run(self.run_id, tags=tags, log_system_metrics=True)
+        else:
+            begun = mlflow.start_run(run_name=self.stage, tags=tags, log_system_metrics=True)
+            self.run_id = begun.info.run_id
+            known.write_text(self.run_id)
+        mlflow.log_params(self.declared.params)
+
+    def _move(self) -> bool:
+        """Leave the store that failed, without another call to it; tell whether that was done."""
+        import mlflow
+
+        folder = store.unrecorded() / uuid4().hex
+        try:
+            mlflow.set_tracking_uri(store.database(folder))
+            (self.unfinished / "unrecorded").write_text(folder.name)
+        except store.failures():
+            return False
+        with suppress(
+            *store.failures()
+        ):  # the run is not in this store, but no longer the active one
+            mlflow.end_run()
+        self.folder = folder
+        return True
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        """Log numbers, of an epoch if `step` is given."""
+        import mlflow
+
+        self.attempt(lambda: mlflow.log_metrics(values, step=step))
+
+    def epochs(self, rows: list[dict[str, float]]) -> None:
+        """Log the epochs so far, a step each, but for those that the run has from before."""
+        import mlflow
+
+        def log() -> None:
+            history = mlflow.MlflowClient().get_metric_history(self.run_id, "val_loss")
+            for step in range(len(history) + 1, len(rows) + 1):
+                mlflow.log_metrics(rows[step - 1], step=step)
+
+        self.attempt(log)
+
+    def durations(self) -> dict[str, float]:
+        """Return the seconds from start to end of the newest whole run of each stage, oldest first.
+
+        Those of a stage that was interrupted count until it had gone on to its end.
+        """
+        import mlflow
+
+        def search() -> dict[str, float]:
+            runs = mlflow.search_runs(
+                experiment_names=[store.EXPERIMENT],
+                filter_string="attributes.status = 'FINISHED'",
+                order_by=["attributes.start_time DESC"],
+                max_results=1000,
+                output_format="list",
+            )
+            newest = {run.info.run_name: run.info for run in reversed(runs)}
+            return {name: (info.end_time - info.start_time) / 1000 for name, info in newest.items()}
+
+        return self.attempt(search) or {}
+
+    def text(self, text: str, name: str) -> None:
+        """Log a text as the artifact `name`."""
+        import mlflow
+
+        self.attempt(lambda: mlflow.log_text(text, name))
+
+    def figure(self, figure: "Figure", name: str) -> None:
+        """Log a figure as the artifact `name`, and close it."""
+        import mlflow
+        from matplotlib import pyplot as plt
+
+        self.attempt(lambda: mlflow.log_figure(figure, name))
+        plt.close(figure)
+
+    def figures(self, figures: "dict[str, Figure]") -> None:
+        """Log figures as PNG by their names, and close them."""
+        for name, figure in figures.items():
+            self.figure(figure, f"{name}.png")
+
+    def artifact(self, path: Path) -> None:
+        """Log a file or a folder."""
+        import mlflow
+
+        log = mlflow.log_artifacts if path.is_dir() else mlflow.log_artifact
+        self.attempt(lambda: log(str(path), path.name if path.is_dir() else None))
+
+    def dataset(self, path: Path, context: str) -> None:
+        """Name a file of the stage's deps as a dataset that it reads, with the hash of the dep.
+
+        Raises:
+            KeyError: the stage does not declare the file, or it is not there.
+        """
+        import mlflow
+        from mlflow.data.dataset_source_registry import get_dataset_source_from_json
+        from mlflow.data.meta_dataset import MetaDataset
+
+        digest = self.declared.digest(path)
+
+        def log() -> None:
+            # To resolve the path instead would warn that two classes can, which are the same.
+            source = get_dataset_source_from_json(json.dumps({"uri": path.as_posix()}), "local")
+            name = path.with_suffix("").as_posix()
+            # MLflow's own class leaves `profile` abstract by its types alone.
+            dataset = MetaDataset(source, name, digest)  # type: ignore[abstract]
+            mlflow.log_input(dataset, context=context)
+
+        self.attempt(log)
+
+    def model(self, model: Any, example: Any, classes: list[str]) -> None:
+        """Log a Keras model with its signature.
+
+        Args:
+            model: takes pixels.
+            example: (n, h, w, c) pixels, uint8.
+            classes: their names, kept as the model's metadata.
+        """
+        self.attempt(lambda: _log_model(model, self.stage, example, classes))
+
+    def register(self, model: Any, example: Any, classes: list[str], chosen: str, why: str) -> None:
+        """Log the champion and register it under the alias `champion`.
+
+        Args:
+            model: takes pixels.
+            example: (n, h, w, c) pixels, uint8.
+            classes: their names.
+            chosen: the stage that trained it.
+            why: it was chosen.
+        """
+        import mlflow
+
+        def register() -> None:
+            client = mlflow.MlflowClient()
+            uri = _log_model(model, chosen, example, classes)
+            version = store.new_version(client, uri, f"{chosen}: {why}")
+            client.set_registered_model_alias(store.EXPERIMENT, store.CHAMPION, version)
+
+        self.attempt(register)
+
+
+def _log_model(model: Any, name: str, example: Any, classes: list[str]) -> str:
+    """Log a model to the active run, by the name of the stage that trained it; return its URI."""
+    import mlflow
+
+    inputs = example.astype("float32")
+    info = mlflow.keras.log_model(
+        model,
+        name=name,
+        signature=mlflow.models.infer_signature(inputs, model.predict(inputs, verbose=0)),
+        metadata={"classes": classes},
+        # Inferring them would start a process that loads the model once more.
+        pip_requirements=[*mlflow.keras.get_default_pip_requirements(), "tensorflow"],
+    )
+    return str(info.model_uri)
+
+
+@contextmanager
+def recorded(stage: str) -> Iterator[Run]:
+    """Record a stage as an MLflow run, with the params and deps that `dvc.yaml` declares for it.
+
+    A stage that was interrupted, even by `kill -9`, finds its `unfinished` folder again and resumes
+    the same MLflow run, if its code, data and params are the same; else the folder is swept.
+
+    Args:
+        stage: its name in `dvc.yaml`, with the item of a matrix stage: `train_mnist@max_pooling`.
+    """
+    store.quieten()
+    known = declared.of(stage)
+    say(f"{stage}: {known.description}")
+    key = known.key()
+    unfinished = UNFINISHED / stage / key
+    for other in unfinished.parent.glob("*"):
+        if other != unfinished:
+            shutil.rmtree(other)
+    unfinished.mkdir(parents=True, exist_ok=True)
+    tags = {
+        "stage": stage,
+        "dvc_exp_name": os.environ.get("DVC_EXP_NAME") or "workspace",
+        "dvc_run": dvc_run(),
+        "deps_hash": key,
+        "mlflow.note.content": known.description,
+    }
+    recorder = Run(stage, unfinished, tags, known)
+    recorder.attempt(lambda: None)
+    try:
+        yield recorder
+    except BaseException as error:
+        recorder.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    recorder.end("FINISHED")
+    shutil.rmtree(unfinished.parent)
+
+
+def dvc_run() -> str:
+    """Return when the `dvc` command above this process began, in UTC; without one, the process.
+
+    The stages of one `dvc repro`, and those of one experiment, have it in common.
+    """
+    process = psutil.Process()
+    for above in process.parents():
+        words = above.as_dict(["cmdline"], ad_value=[])["cmdline"]
+        if any(Path(word).stem == "dvc" for word in words[:3]):  # the script, or python -m dvc
+            process = above
+            break
+    return f"{datetime.fromtimestamp(process.create_time(), UTC):%Y-%m-%dT%H:%M:%SZ}"

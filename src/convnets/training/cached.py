@@ -1,0 +1,129 @@
+"""Training on cached features: what a head reads, and the whole model put together again."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from convnets.base.params import HeadTraining, Params, Views
+from convnets.data import examples, npy
+from convnets.data.examples import IMAGES, Examples
+from convnets.models.backbone import preprocess
+from convnets.models.saved import Identity, Record
+from convnets.tracking.run import Run
+from convnets.training.fit import Fitted, publish
+
+FEATURES, VIEWS = Path("data/features"), Path("data/views")
+
+
+def to_learn_from(how: HeadTraining, views: Views) -> Examples:
+    """Return the training images' features, or those of their augmented views, with labels.
+
+    Args:
+        how: the head's section of the params.
+        views: how many of each image there are in their cache.
+    """
+    table = IMAGES / "train.csv"
+    if "views" in how.features:
+        return examples.load(VIEWS / "top.npy", table, views.count)
+    return examples.load(FEATURES / "train.npy", table)
+
+
+def kinds(how: HeadTraining) -> list[str]:
+    """Return what a head is validated and tested on: the images, and where it is to, mirrored."""
+    return ["", "_mirrored"] if "mirrored" in how.features else [""]
+
+
+def held_out(kinds: list[str]) -> Examples:
+    """Return the validation images' features of some kinds with their labels, kind after kind.
+
+    An image and its mirror image count as two examples. The mean of both, which the model returns,
+    has at most the mean of their losses (Jensen's inequality).
+    """
+    table = IMAGES / "validation.csv"
+    loaded = [examples.load(FEATURES / f"validation{kind}.npy", table) for kind in kinds]
+    if len(loaded) == 1:
+        return loaded[0]
+    return loaded[0]._replace(
+        inputs=np.concatenate([each.inputs for each in loaded]),
+        labels=np.concatenate([each.labels for each in loaded]),
+    )
+
+
+def finish(
+    fitted: Fitted, frozen: keras.Model, kinds: list[str], identity: Identity, p: Params, run: Run
+) -> None:
+    """Publish what was trained on the cache as a whole model, and log how far the two differ.
+
+    Args:
+        fitted: what was trained; it takes the frozen part's features.
+        frozen: takes preprocessed images.
+        kinds: of the features that it was validated on; with two, the model looks at the mirror
+            image too.
+        identity: of the model.
+        p: all params.
+        run: of the stage, after which the model is named.
+    """
+    top = fitted.model
+    name = p.backbone.name
+    model = end_to_end(name, p.image_size, frozen, top, run.stage, mirrored=len(kinds) == 2)
+    images = npy.read(IMAGES / "validation.npy")[:16]
+    cached = [npy.read(FEATURES / f"validation{kind}.npy")[:16] for kind in kinds]
+    run.metrics({"cache_disagreement": disagreement(model, images, top, *cached)})
+    record = Record(
+        **identity.model_dump(),
+        classes=examples.class_names(),
+        part=top.name,
+        inputs=[f"{FEATURES}/test{kind}.npy" for kind in kinds],
+        labels=f"{IMAGES}/test.csv",
+        history=fitted.history,
+    )
+    publish(model, record, run, images[:2])
+
+
+def end_to_end(
+    name: str,
+    size: int,
+    frozen: keras.Model,
+    top: keras.Model,
+    model_name: str,
+    mirrored: bool = False,
+) -> keras.Model:
+    """Put a classifier of raw pixels together: preprocessing, the frozen part, what was trained.
+
+    Args:
+        name: of the backbone.
+        size: of the square images, in pixels.
+        frozen: takes preprocessed images.
+        top: takes the frozen part's features; its name becomes "top".
+        model_name: of the result.
+        mirrored: look at each image's mirror image too, and return the mean of both.
+
+    Returns:
+        A model from (n, size, size, 3) pixels of 0 to 255 to probabilities.
+    """
+    inputs = keras.Input((size, size, 3), name="image")
+    pixels = preprocess(name, inputs)
+    outputs = top(frozen(pixels, training=False))
+    if mirrored:
+        mirror = top(frozen(keras.ops.flip(pixels, axis=2), training=False))
+        outputs = keras.layers.Average(name="both")([outputs, mirror])
+    return keras.Model(inputs, outputs, name=model_name)
+
+
+def disagreement(
+    model: keras.Model, images: NDArray[np.uint8], top: keras.Model, *features: NDArray[Any]
+) -> float:
+    """Return the largest difference between a model's probabilities and its top's from the cache.
+
+    Args:
+        model: from `end_to_end`.
+        images: (n, h, w, 3), a few.
+        top: what the model has on its frozen part.
+        features: (n, …), of the same images, from the cache; of a mirrored model two of them.
+    """
+    whole = model.predict(images, verbose=0)
+    cached = np.mean([top.predict(given, verbose=0) for given in features], axis=0)
+    return float(np.abs(whole - cached).max())

@@ -1,0 +1,213 @@
+"""The one loop that trains every model: the book's `fit`, best checkpoint by validation loss."""
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import keras
+import numpy as np
+import pandas as pd
+from keras.callbacks import Callback, LambdaCallback
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from rich.console import Console
+
+from convnets.base import files
+from convnets.base.console import InputError, bar, say
+from convnets.base.params import Augmentation, Training
+from convnets.data.examples import Examples
+from convnets.models import precision, saved
+from convnets.models.saved import Record
+from convnets.tracking.run import Run
+from convnets.training import batches
+
+plt.switch_backend("Agg")  # curves go into files, also where there is no screen
+MODELS = Path("models/trained")
+
+
+class Fitted(NamedTuple):
+    """A trained model, with the weights of its best epoch."""
+
+    model: keras.Model
+    history: list[dict[str, float]]  # a row an epoch
+
+
+class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
+    """After each epoch: its row, the best weights so far, all of it saved, MLflow's step, a line.
+
+    What is saved suffices to resume as if there had been no interruption: the model's variables,
+    which count the state of dropout among them, the optimizer's, and what this class keeps. The
+    order of the images and their augmentation depend on the epoch alone.
+    """
+
+    def __init__(self, run: Run, epochs: int) -> None:
+        super().__init__()
+        self.run, self.epochs = run, epochs
+        self.state = run.unfinished / "state.npz"
+        self.rows: list[dict[str, float]] = []
+        self.best: list[Any] = []
+
+    def resume(self, model: keras.Model) -> int:
+        """Take up what an interrupted process saved, if it did; return the epochs done."""
+        if self.state.exists():
+            variables = [*model.variables, *model.optimizer.variables]
+            with np.load(self.state, allow_pickle=False) as saved:
+                for place, variable in enumerate(variables):
+                    variable.assign(saved[f"now_{place}"])
+                self.best = [saved[f"best_{place}"] for place in range(len(model.weights))]
+                self.rows = json.loads(str(saved["rows"]))
+            self.run.epochs(self.rows)
+            say(f"{self.run.stage}: resuming after epoch {len(self.rows)}")
+        return len(self.rows)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        row = {name: float(value) for name, value in (logs or {}).items()}
+        if not all(map(math.isfinite, row.values())):
+            raise InputError(
+                f"{self.run.stage}: the loss is not a number in epoch {epoch + 1}; lower the "
+                "learning rate"
+            )
+        if row["val_loss"] < min((past["val_loss"] for past in self.rows), default=float("inf")):
+            self.best = self.model.get_weights()
+        self.rows.append(row)
+        self._save()
+        self.run.epochs(self.rows)
+        values = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
+        say(f"epoch {epoch + 1}/{self.epochs}  {values}")
+
+    def _save(self) -> None:
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        arrays = {f"now_{place}": variable.numpy() for place, variable in enumerate(variables)}
+        arrays |= {f"best_{place}": weights for place, weights in enumerate(self.best)}
+        with files.whole(self.state) as part:
+            np.savez(part, allow_pickle=False, rows=np.array(json.dumps(self.rows)), **arrays)
+
+
+def fit(
+    build: Callable[[], keras.Model],
+    train: Examples,
+    validation: Examples,
+    how: Training,
+    run: Run,
+    *,
+    seed: int,
+    numbers: str,
+    schedule: Literal["constant", "cosine"] = "constant",
+    augmentation: Augmentation | None = None,
+) -> Fitted:
+    """Train a model and return it with the weights of its best epoch by validation loss.
+
+    An interrupted training resumes after its last whole epoch, and ends with the same bytes.
+
+    Args:
+        build: makes the model; called twice, since the one that trains may compute in bfloat16
+            and the one returned is float32 throughout.
+        train: what to learn from.
+        validation: what chooses the epoch.
+        how: the stage's section of the params.
+        run: gets a metric step an epoch and the curves.
+        seed: of the weights, the order, dropout and augmentation.
+        numbers: the `precision` param: what the layers compute in while they train.
+        schedule: `cosine` lets the learning rate fall to 0 over the epochs in a half cosine
+            (Loshchilov & Hutter, 2017).
+        augmentation: of the training inputs, if they are images.
+
+    Raises:
+        InputError: the loss became NaN or infinite.
+    """
+    run.dataset(train.source, "train")
+    run.dataset(validation.source, "validation")
+    keras.utils.set_random_seed(seed)
+    precision.use(precision.policy(numbers))
+    model = build()
+    precision.use("float32")
+    binary = model.output_shape[-1] == 1
+    steps = batches.steps(train, how.batch_size)
+    rate: Any = how.learning_rate
+    if schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, how.epochs * steps)
+    model.compile(
+        optimizer=keras.optimizers.get(
+            {"class_name": how.optimizer, "config": {"learning_rate": rate}}
+        ),
+        loss="binary_crossentropy" if binary else "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    model.optimizer.build(model.trainable_variables)
+    epochs = _Epochs(run, how.epochs)
+    done = epochs.resume(model)
+    callbacks: list[Callback] = [epochs]
+    with ExitStack() as stack:
+        terminal = Console()
+        if terminal.is_terminal:
+            shown = bar(run.stage, how.epochs * steps, done * steps, terminal)
+            advance = stack.enter_context(shown)
+            callbacks.append(LambdaCallback(on_train_batch_end=lambda batch, logs: advance()))
+        model.fit(
+            batches.training(train, how.batch_size, range(done, how.epochs), seed, augmentation),
+            steps_per_epoch=steps,
+            initial_epoch=done,
+            epochs=how.epochs,
+            shuffle=False,  # the stream is shuffled
+            validation_data=batches.in_order(validation, how.batch_size),
+            callbacks=callbacks,
+            verbose=0,
+        )
+    finished = build()
+    finished.set_weights(epochs.best)
+    _tell(epochs.rows, run)
+    return Fitted(finished, epochs.rows)
+
+
+def publish(model: keras.Model, record: Record, run: Run, example: Any) -> None:
+    """Save a model as its stage's out, and log it to MLflow.
+
+    Args:
+        model: takes pixels.
+        record: what training knew of it; goes into the file.
+        run: of the stage, after which the file is named; gets the model with its signature.
+        example: (n, h, w, c) pixels, uint8, a few.
+    """
+    path = MODELS / f"{run.stage.replace('@', '_')}.keras"
+    saved.save(model, path, record)
+    run.model(model, example, record.classes)
+    say(f"{path}: {model.count_params():,} parameters")
+
+
+def plot(axes: Axes, history: pd.DataFrame, metric: str) -> None:
+    """Draw a metric by epoch, in training and validation, with a line at the epoch that was kept.
+
+    Args:
+        axes: to draw on.
+        history: a row an epoch, counted from 1.
+        metric: accuracy or loss.
+    """
+    history[metric].plot(ax=axes, label="training", marker=".", color="#e0555a", linestyle="--")
+    history[f"val_{metric}"].plot(ax=axes, label="validation", marker=".", color="#4c86c6")
+    axes.axvline(int(history["val_loss"].to_numpy().argmin()) + 1, linestyle=":", color="grey")
+    axes.set_ylabel(metric)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def by_epoch(rows: list[dict[str, float]]) -> pd.DataFrame:
+    """Return a model's history as a table, with the index `epoch`, counted from 1."""
+    return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
+
+
+def _tell(rows: list[dict[str, float]], run: Run) -> None:
+    """Tell of the best epoch, on the screen and in MLflow, and log the curves."""
+    history = by_epoch(rows)
+    best = int(history["val_loss"].to_numpy().argmin())
+    run.metrics({f"best_{name}": value for name, value in rows[best].items()})
+    values = "  ".join(f"{name} {rows[best][name]:.4f}" for name in ("val_accuracy", "val_loss"))
+    say(f"the best epoch is {best + 1} of {len(rows)}  {values}")
+    for metric in ("loss", "accuracy"):
+        figure, axes = plt.subplots(layout="constrained")
+        plot(axes, history, metric)
+        axes.set_title(f"{run.stage}: {metric}")
+        axes.legend()
+        run.figure(figure, f"curves/{metric}.png")

@@ -1,0 +1,89 @@
+"""Train a convnet from scratch: `python -m stages.train_convnet STAGE` serves them all.
+
+On the images (listings 8.7 to 8.17), or on the digits with or without max pooling (8.1 to 8.5).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+
+from convnets.base import console, params
+from convnets.data import digits, examples
+from convnets.data.examples import IMAGES, Examples
+from convnets.models import architectures
+from convnets.models.saved import Identity, Record, arguments
+from convnets.tracking.run import recorded
+from convnets.training.fit import fit, publish
+
+
+class Task(NamedTuple):
+    """What is to be learnt, and by what."""
+
+    how: params.Training
+    train: Examples
+    validation: Examples
+    classes: list[str]
+    test: tuple[Path, Path]  # the test split's inputs and labels
+    build: Callable[[], keras.Model]
+
+
+def of_images(stage: str, p: params.Params) -> Task:
+    how = p.of(stage, params.ConvnetTraining)
+    train, validation = (
+        examples.load(IMAGES / f"{split}.npy", IMAGES / f"{split}.csv")
+        for split in ("train", "validation")
+    )
+    classes = examples.class_names()
+
+    def build() -> keras.Model:
+        return architectures.convnet(p.image_size, len(classes), how.dropout)
+
+    return Task(how, train, validation, classes, (IMAGES / "test.npy", IMAGES / "test.csv"), build)
+
+
+def of_digits(stage: str, p: params.Params) -> Task:
+    section, _, pooling = stage.partition("@")
+    how = p.of(section, params.MnistTraining)
+    source = Path("data/mnist.npz")
+    # MNIST has no validation images of its own.
+    train, validation = digits.hold_out(digits.load(source, "train"), how.validation_share, p.seed)
+
+    def build() -> keras.Model:
+        return architectures.mnist_convnet(pooling == "max_pooling")
+
+    return Task(how, train, validation, digits.CLASSES, (source, source), build)
+
+
+def main() -> None:
+    parser = arguments()
+    parser.add_argument("--augmented", action="store_true", help="change each image in each epoch")
+    given, p = parser.parse_args(), params.load()
+    stage: str = given.stage
+    task = (of_digits if stage.startswith("train_mnist@") else of_images)(stage, p)
+    with recorded(stage) as run:
+        fitted = fit(
+            task.build,
+            task.train,
+            task.validation,
+            task.how,
+            run,
+            seed=p.seed,
+            numbers=p.precision,
+            augmentation=p.augmentation if given.augmented else None,
+        )
+        inputs, labels = map(str, task.test)
+        record = Record(
+            **Identity.given(given).model_dump(),
+            classes=task.classes,
+            part=None,
+            inputs=[inputs],
+            labels=labels,
+            history=fitted.history,
+        )
+        publish(fitted.model, record, run, task.train.inputs[:2])
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,44 @@
+"""Train a head on a frozen backbone's cached features: `python -m stages.train_head STAGE`.
+
+It serves every head (the book's are in listings 8.20 to 8.26). Which features a head reads, whether
+it sees the mirror image, its architecture and its schedule are params of the section of its name.
+"""
+
+import keras
+
+from convnets.base import console, params
+from convnets.data import examples
+from convnets.models import architectures, backbone
+from convnets.models.saved import Identity, arguments
+from convnets.tracking.run import recorded
+from convnets.training import cached
+from convnets.training.fit import fit
+
+
+def main() -> None:
+    given, p = arguments().parse_args(), params.load()
+    how = p.of(given.stage, params.HeadTraining)
+    train = cached.to_learn_from(how, p.views)
+    kinds = cached.kinds(how)
+    classes = len(examples.class_names())
+
+    def build() -> keras.Model:
+        return architectures.build_head(train.inputs.shape[1:], classes, how)
+
+    with recorded(given.stage) as run:
+        head = fit(
+            build,
+            train,
+            cached.held_out(kinds),
+            how,
+            run,
+            seed=p.seed,
+            numbers=p.precision,
+            schedule=how.schedule,
+        )
+        frozen = backbone.build(p.backbone.name, p.image_size, backbone.WEIGHTS)
+        cached.finish(head, frozen, kinds, Identity.given(given), p, run)
+
+
+if __name__ == "__main__":
+    console.run(main)
