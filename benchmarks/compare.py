@@ -216,11 +216,11 @@ def write(table: pd.DataFrame, folder: Path, note: str) -> str:
     drawn.plot.barh(ax=axes, logx=True, xlabel="minutes, at the book's epochs", ylabel="")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.legend()
-    with files.whole(folder / "results.png") as part:
+    with files.atomic(folder / "results.png") as part:
         figure.savefig(part, dpi=120, metadata={"Software": None}, format="png")
-    with files.whole(folder / "results.csv") as part:
+    with files.atomic(folder / "results.csv") as part:
         table.to_csv(part, index=False, float_format="%.5g")
-    with files.whole(folder / "results.md") as part:
+    with files.atomic(folder / "results.md") as part:
         part.write_text(text, encoding="utf-8")
     return text
 

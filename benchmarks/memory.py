@@ -57,7 +57,7 @@ def main() -> None:
     columns = ["stage", "images", "peak_gib", "anonymous_gib", "seconds"]
     table = pd.DataFrame(rows, columns=columns)
     table = table[table["stage"] != "download_weights"]  # has nothing to do with the images
-    with files.whole(ROOT / "benchmarks/memory.csv") as part:
+    with files.atomic(ROOT / "benchmarks/memory.csv") as part:
         table.to_csv(part, index=False, float_format="%.3g")
     print(table.to_markdown(index=False, floatfmt=".3g"))
 

@@ -89,7 +89,7 @@ def main() -> None:
             found = scores(p, train._replace(inputs=few, views=count), held, seed)
             rows.append({"views": count, "seed": seed} | found)
             say(f"K = {count}, seed {seed}: {found['validation_loss']:.3f}")
-    with files.whole(Path("benchmarks/views.csv")) as part:
+    with files.atomic(Path("benchmarks/views.csv")) as part:
         pd.DataFrame(rows).to_csv(part, index=False, float_format="%.5g")
     table = pd.DataFrame(rows).drop(columns="seed").groupby("views").agg(["mean", "std"])
     say(table.round(4).to_string())

@@ -16,7 +16,7 @@ def images(p: params.Params, run: Run) -> str:
     from convnets.data import archive, sources
 
     out = Path("data/images.zip")
-    with files.whole(out) as part:
+    with files.atomic(out) as part:
         sources.write(p.data, p.subset, p.seed, part)
         with archive.open_images(part) as (_, found):
             summary = {

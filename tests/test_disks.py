@@ -100,7 +100,7 @@ def test_a_full_disk(disk, archive, capsys, name):
     def work() -> None:
         # `download` gives its sources a place to write to; the others find one themselves.
         if name.endswith(".zip"):
-            with files.whole(out) as part:
+            with files.atomic(out) as part:
                 WORK[name](part, archive)
         else:
             WORK[name](out, archive)
@@ -168,11 +168,11 @@ def test_other_failures_are_defects_and_keep_their_traceback():
 
 def test_what_is_whole_replaces_what_was_there(tmp_path):
     for content in ("one", "two"):
-        with files.whole(tmp_path / "out") as part:
+        with files.atomic(tmp_path / "out") as part:
             part.mkdir()
             (part / content).write_text(content)
     assert [path.name for path in tmp_path.glob("*/*")] == ["two"]
-    with pytest.raises(ZeroDivisionError), files.whole(tmp_path / "out") as part:
+    with pytest.raises(ZeroDivisionError), files.atomic(tmp_path / "out") as part:
         part.write_text("half")
         raise ZeroDivisionError
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["out", "out/two"]

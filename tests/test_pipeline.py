@@ -106,7 +106,7 @@ def reproduced(clone: Clone, locks: Path) -> Clone:
     output = clone.run("env", *watched, "dvc", "repro")
     assert set(executed(output)) == set(STAGES)
     assert noise(output) == []  # stdout and stderr of every stage
-    with files.whole(locks / f"{uuid4().hex}.lock") as part:
+    with files.atomic(locks / f"{uuid4().hex}.lock") as part:
         shutil.copyfile(clone.folder / "dvc.lock", part)
     return clone
 

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """Give a place beside `path` to write to; it takes that name once all is written.
 
     After any failure the place is empty again, and what `path` was before is still there.
@@ -45,7 +45,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, values: Any) -> None:
     """Write values as a JSON file for people to read, and for DVC to show as metrics."""
-    with whole(path) as part:
+    with atomic(path) as part:
         part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 

@@ -92,7 +92,7 @@ def write(source: Path, folder: Path, how: params.Subset, size: int, seed: int) 
     counts = {split: getattr(how, split) for split in SPLITS}
     rejected: dict[str, str] = {}
     summary: dict[str, Any] = {}
-    with archive.open_images(source) as (container, found), files.whole(folder) as part:
+    with archive.open_images(source) as (container, found), files.atomic(folder) as part:
         try:
             chosen = choose(found, counts, seed)
         except InputError as error:

@@ -94,7 +94,7 @@ def of_results(
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG, atomically; the same figure gives the same bytes."""
-    with files.whole(path) as part:
+    with files.atomic(path) as part:
         figure.savefig(part, dpi=120, metadata={"Software": None})
 
 

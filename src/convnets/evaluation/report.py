@@ -124,5 +124,5 @@ def render(shown: dict[str, Any], seconds: dict[str, float] | None = None) -> st
 
 def write(shown: dict[str, Any], path: Path) -> None:
     """Write the page, atomically; the same results give the same bytes."""
-    with files.whole(path) as part:
+    with files.atomic(path) as part:
         part.write_text(render(shown), encoding="utf-8")

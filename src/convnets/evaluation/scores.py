@@ -141,7 +141,7 @@ def write(results: Results, folder: Path) -> None:
 
     `models/<name>.json` is what DVC shows: the metrics that a person compares.
     """
-    with files.whole(folder / "comparison.csv") as part:
+    with files.atomic(folder / "comparison.csv") as part:
         results.table.to_csv(part)
     scores = results.table.drop(columns="book").to_dict("index")
     files.write_json(folder / "evaluate.json", {"champion": results.champion, "models": scores})
@@ -149,12 +149,12 @@ def write(results: Results, folder: Path) -> None:
     for name, row in results.table[compared].iterrows():
         files.write_json(folder / f"models/{name}.json", row.to_dict())
     curves = pd.concat(results.histories(), names=["model"])
-    with files.whole(folder / "curves.csv") as part:
+    with files.atomic(folder / "curves.csv") as part:
         curves.to_csv(part)
     classes = results.best.record.classes
     predicted = results.tested[results.champion].predicted
     confusion = {"actual": results.images["class"], "predicted": [classes[i] for i in predicted]}
-    with files.whole(folder / "confusion.csv") as part:
+    with files.atomic(folder / "confusion.csv") as part:
         pd.DataFrame(confusion).to_csv(part, index=False)
 
 
@@ -170,7 +170,7 @@ def by_name(results: Results) -> dict[str, float]:
 
 def keep(results: Results, source: Path, out: Path) -> None:
     """Copy the champion's file."""
-    with files.whole(out) as part:
+    with files.atomic(out) as part:
         shutil.copyfile(source / f"{results.champion}.keras", part)
 
 

@@ -67,7 +67,7 @@ def write_weights(how: Backbone, size: int, seed: int, out: Path) -> None:
     else:
         local = None if how.weights == "random" else Path(how.weights).expanduser()
         base = build(how.name, size, local)
-    with files.whole(out) as part:
+    with files.atomic(out) as part:
         # h5py brings the process down on a disk that fills up under it.
         if shutil.disk_usage(part.parent).free < 4 * base.count_params() + 2**20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -62,7 +62,7 @@ def save(model: keras.Model, path: Path, record: Record) -> None:
 
     The record goes into the archive's `metadata.json`.
     """
-    with files.whole(path) as part:
+    with files.atomic(path) as part:
         unfinished = part.with_name(f".keras{part.name}")
         try:
             model.save(unfinished)

@@ -83,7 +83,7 @@ class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
         variables = [*self.model.variables, *self.model.optimizer.variables]
         arrays = {f"now_{place}": variable.numpy() for place, variable in enumerate(variables)}
         arrays |= {f"best_{place}": weights for place, weights in enumerate(self.best)}
-        with files.whole(self.state) as part:
+        with files.atomic(self.state) as part:
             np.savez(part, allow_pickle=False, rows=np.array(json.dumps(self.rows)), **arrays)
 
 
