@@ -30,8 +30,10 @@ def images(p: params.Params, run: Run) -> str:
 
 
 def weights(p: params.Params, run: Run) -> str:
+    console.hush()  # until Keras is imported, as in the other stages
     from convnets.models import backbone
 
+    console.unhush()
     backbone.write_weights(p.backbone, p.image_size, p.seed, backbone.WEIGHTS)
     return f"{backbone.WEIGHTS}: {p.backbone.name}, {p.backbone.weights}"
 

@@ -287,7 +287,7 @@ def test_a_run_that_moved_goes_on_where_it_is(project, hangs, monkeypatch, capsy
             if interrupted_after:
                 raise KeyboardInterrupt
 
-    def recorded() -> list[tuple[str, float]]:
+    def kept() -> list[tuple[str, float]]:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", target)
         sync.sync()
         runs = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
@@ -295,10 +295,10 @@ def test_a_run_that_moved_goes_on_where_it_is(project, hangs, monkeypatch, capsy
 
     with pytest.raises(KeyboardInterrupt):
         stage(interrupted_after=2)
-    assert recorded() == [("KILLED", 2.0)]
+    assert kept() == [("KILLED", 2.0)]
     assert "is kept until the stage has finished" in capsys.readouterr().out
     stage(interrupted_after=None)
-    assert recorded() == [("FINISHED", 1.0)]
+    assert kept() == [("FINISHED", 1.0)]
     assert not list(Path(".unrecorded").iterdir())
 
 
