@@ -25,7 +25,11 @@ from tests.commands import ROOT, STAGES, TRAINING, Clone, executed, free_port, h
 from tests.test_kaggle import SECRET, Kaggle, handler
 from tests.test_pipeline import reproduced
 
-PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    "CONTRIBUTING.md",
+]
 RUN = ("", "bash")  # the blocks that are run, by the word after the fence
 SHOWN = ("json", "text", "yaml")
 CLASSES = ["chat", "chien", "rien à voir"]
@@ -35,6 +39,7 @@ CI = "the CI runs it, as .ci/run and the Makefile say"
 LONG = "it trains for hours, on photographs that are not here: it is only planned"
 OFFLINE = "Keras's server is out of reach: a local file, for the one stage that reads it"
 STAND_INS = {
+    "CONTRIBUTING.md": {"make check": ("grep -E '^test: .*check' Makefile", CI)},
     "README.md": {
         "make repro": ("grep -x 'make repro' .ci/run", CI),
         "make test": ("grep -x 'make test' .ci/run", CI),
@@ -145,7 +150,7 @@ def plain(line: str) -> str:
 
 
 def elsewhere() -> set[str]:
-    """The lines that the pages of docs/ run."""
+    """The lines that the other pages run."""
     return {line for page in PAGES[1:] for block in commands(page) for line in block}
 
 

@@ -53,14 +53,19 @@ if sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("stages."):
     sys.addaudithook(opened)
     sys.path.insert(0, os.path.abspath("src"))
     from convnets.base import params
-    taken = {}
-    load, get = params.load, params.Section.__getattribute__
+    taken, kept = {}, []
+    load, of, get = params.load, params.Params.of, params.Section.__getattribute__
+    def known(section, name):
+        taken[id(section)] = name
+        kept.append(section)
+        return section
     def loaded():
         p = load()
-        keys = [*type(p).model_fields, *p.model_extra]
-        taken.update({id(getattr(p, key)): key + "." for key in keys})
-        taken[id(p)] = ""
-        return p
+        for key in [*type(p).model_fields, *p.model_extra]:
+            known(getattr(p, key), key + ".")
+        return known(p, "")
+    def section(p, stage, kind):
+        return known(of(p, stage, kind), stage + ".")
     def watched(self, name):
         value = get(self, name)
         where = taken.get(id(self))
@@ -68,7 +73,7 @@ if sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("stages."):
             if not isinstance(value, params.Section):
                 note("param", where + name)
         return value
-    params.load, params.Section.__getattribute__ = loaded, watched
+    params.load, params.Params.of, params.Section.__getattribute__ = loaded, section, watched
     def imported():
         for name in list(sys.modules):
             if name.startswith("convnets."):

@@ -9,7 +9,7 @@ from tests.commands import ROOT
 ENGLISH, KOREAN = (
     (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md")
 )
-PAGES = [*ROOT.glob("README*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,10 @@ def test_both_languages_have_the_same_numbers_in_tables():
         return [re.findall(r"\d[\d,.]*", row) for row in rows]
 
     assert sorted(map(sorted, numbers(ENGLISH))) == sorted(map(sorted, numbers(KOREAN)))
+
+
+def test_the_readme_is_short():
+    assert len(ENGLISH.splitlines()) <= 160
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
