@@ -6,22 +6,22 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro test check ui bench lock audit clean
 
-repro: .venv/installed ## the pipeline, on the embedded sample unless params.yaml says otherwise
+repro: .venv/installed ## run the pipeline, on the built-in sample unless params.yaml says otherwise
 	dvc repro
 
-test: .venv/installed check ## the gates, then all tests
-	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder # the long files come early
+test: .venv/installed check ## run the checks, then all tests
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder # long files first
 
 check: .venv/installed
 	ruff check
 	ruff format --check
 	mypy
 
-ui: .venv/installed ## the MLflow UI, on this machine only
+ui: .venv/installed ## start the MLflow UI, on this machine only
 	@echo 'The runs: http://127.0.0.1:5000/$(RUNS)'
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 --workers 1
 
-bench: .venv/installed ## the book's way and ours in turn; ARCHIVE=, WEIGHTS=, DIGITS= for real data, SHARE=0.1 to try
+bench: .venv/installed ## compare the book's way with ours; ARCHIVE=, WEIGHTS=, DIGITS= for real data, SHARE=0.1 for a trial
 	TF_CPP_MIN_LOG_LEVEL=3 python -m benchmarks.compare $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
 		$(if $(DIGITS),--digits "$(DIGITS)") $(if $(SHARE),--share $(SHARE)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
@@ -31,12 +31,12 @@ bench: .venv/installed ## the book's way and ours in turn; ARCHIVE=, WEIGHTS=, D
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
-lock: ## resolve pyproject.toml anew, for every platform; needs uv
+lock: ## lock the dependencies for every platform; needs uv
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--group dev --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
-audit: ## look the locked packages up among the known vulnerabilities; needs pip-audit
+audit: ## check the locked packages for known vulnerabilities; needs pip-audit
 	pip-audit --require-hashes --disable-pip -r requirements.lock
 
-clean: ## all that can be made again, but not the runs in mlflow.db
+clean: ## remove everything that can be made again, but keep the runs in mlflow.db
 	rm -rf .venv data models dvc_plots

@@ -1,8 +1,8 @@
-"""The book's way: chapter 8's programs as plain Keras, one row of the comparison at a time.
+"""The book's way: chapter 8's programs in plain Keras, one row of the comparison at a time.
 
-Nothing here is the project's: images are read from folders with `image_dataset_from_directory`,
-decoded anew in each epoch, and the frozen VGG16 is run again in each epoch, as the book does it.
-The last line printed is a JSON object with what was measured.
+Nothing here uses the project. As in the book, `image_dataset_from_directory` reads the images from
+folders and decodes them again in each epoch, and the frozen VGG16 runs again in each epoch.
+The last printed line is a JSON object with the measurements.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def augmentation() -> keras.Sequential:
 
 
 def mnist(digits: Path) -> tuple[keras.Model, Any, Any, Any]:
-    """Listings 8.1 to 8.3; a tenth of the digits is held out to choose the epoch, as ours does."""
+    """Listings 8.1 to 8.3. A tenth of the digits is held out to choose the epoch, as in ours."""
     inputs = keras.Input((28, 28, 1))
     x = layers.Conv2D(32, 3, activation="relu")(inputs)
     x = layers.MaxPooling2D(2)(x)
@@ -64,7 +64,7 @@ def mnist(digits: Path) -> tuple[keras.Model, Any, Any, Any]:
 
 
 def tf_batches(x: np.ndarray, y: np.ndarray, size: int) -> Any:
-    """Shuffled batches of arrays in memory, as `fit` makes them."""
+    """Return shuffled batches of arrays in memory, as `fit` makes them."""
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(size).prefetch(2)
@@ -87,7 +87,7 @@ def convnet(augmented: bool) -> keras.Model:
 
 
 def backbone(weights: Path | None) -> keras.Model:
-    """Listing 8.19; without weights random ones, which take as long."""
+    """Listing 8.19. Without a file the weights are random, and take the same time."""
     base = keras.applications.vgg16.VGG16(weights=None, include_top=False, input_shape=(*SIZE, 3))
     if weights:
         base.load_weights(weights)
@@ -95,7 +95,7 @@ def backbone(weights: Path | None) -> keras.Model:
 
 
 def on_backbone(base: keras.Model, fine_tuned: bool) -> keras.Model:
-    """Listings 8.24, and 8.27 and 8.28."""
+    """Listing 8.24, or listings 8.27 and 8.28 if fine-tuned."""
     base.trainable = fine_tuned
     if fine_tuned:
         for layer in base.layers[:-4]:
@@ -134,9 +134,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     rows = ("mnist", "scratch", "augmented", "features", "augmented_head", "fine_tune")
     parser.add_argument("row", choices=rows)
-    parser.add_argument("--images", type=Path, help="train/, validation/, test/, a folder a class")
+    parser.add_argument("--images", type=Path, help="with train/, validation/ and test/")
     parser.add_argument("--digits", type=Path, help="an mnist.npz")
-    parser.add_argument("--weights", type=Path, help="of VGG16 without its top; else random ones")
+    parser.add_argument("--weights", type=Path, help="VGG16 without its top (default: random)")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--seed", type=int, default=1337)
     parser.add_argument("--test", action="store_true", help="score the best epoch on test/")

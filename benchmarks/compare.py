@@ -1,9 +1,10 @@
 """The book's way and ours in turn, A B A B, on the same data in one session: `make bench`.
 
-Ours are the pipeline's stages as `dvc repro` runs them, in a temporary clone of the last commit;
-the book's is `book.py`. Both read the same photographs, weights and digits, for a few epochs. An
-epoch takes the median of those after the first. What the whole takes at the book's epochs is
-computed from that, and from all that is not an epoch. Neither side scores test images here.
+Ours are the pipeline's stages as `dvc repro` runs them, in a temporary clone of the last commit.
+The book's way is `book.py`. Both run a few epochs on the same photographs, weights and digits. The
+time of an epoch is the median of the epochs after the first. The total time at the book's number of
+epochs is computed from this median and the time outside the epochs. Neither side scores the test
+images.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from convnets.models import precision
 ROOT = Path(__file__).parents[1]
 SPLITS = ("train", "validation", "test")
 PREPARING = ("download", "subset", "download_weights", "download_mnist")
-ROWS = {  # of the book, and our stages for each
+ROWS = {  # the book's rows, and our stages for each
     "mnist": ["train_mnist@max_pooling"],
     "scratch": ["train_scratch"],
     "augmented": ["train_augmented"],
@@ -38,11 +39,11 @@ ROWS = {  # of the book, and our stages for each
     "fine_tune": ["fine_tune"],
 }
 EPOCHS = 4
-EPOCHS_OF_BOOK = {"augmented_head": 2, "fine_tune": 2}  # which take minutes each; else as many
+EPOCHS_OF_BOOK = {"augmented_head": 2, "fine_tune": 2}  # these take minutes each; others run EPOCHS
 
 
 def prepare(clone: Path, given: argparse.Namespace) -> params.Params:
-    """Write the clone's params: the book's, but for fewer epochs and the data at hand."""
+    """Write the clone's params: the book's, with fewer epochs and the given data."""
     values = yaml.safe_load((ROOT / "presets/book.yaml").read_text())
     values |= {"epochs": EPOCHS, "data": {"source": "sample", "path": None}}
     values |= {"mnist": {"source": "digits", "path": None}}
@@ -60,7 +61,7 @@ def prepare(clone: Path, given: argparse.Namespace) -> params.Params:
 
 
 def unpack(clone: Path, folder: Path) -> None:
-    """Write the images of our subset as the book's folders."""
+    """Write the images of our subset in the book's folder layout."""
     with archive.open_images(clone / "data/images.zip") as (container, _):
         for split in SPLITS:
             table = pd.read_csv(clone / f"data/images/{split}.csv")
@@ -71,7 +72,7 @@ def unpack(clone: Path, folder: Path) -> None:
 
 
 def operations(layers: list[Any]) -> float:
-    """Return those of one image's forward pass; a multiplication with its addition counts two."""
+    """Return the operations of one image's forward pass. A multiply-add counts as two."""
     heavy = [layer for layer in layers if hasattr(layer, "kernel")]
     places = [np.prod(layer.output.shape[1:-1]) for layer in heavy]  # one in a dense layer
     return float(
@@ -80,9 +81,9 @@ def operations(layers: list[Any]) -> float:
 
 
 def work(clone: Path) -> pd.DataFrame:
-    """Return the images and the operations, the book's and ours, of a step of each stage.
+    """Return the images and the operations of a step of each stage, the book's and ours.
 
-    A step is an epoch, or an image in extraction. A backward pass counts as two forward ones.
+    A step is an epoch, or an image in extraction. A backward pass counts as two forward passes.
     """
     digits, *_ = book.mnist(clone / "data/mnist.npz")
     base = book.backbone(None)
@@ -110,7 +111,7 @@ def work(clone: Path) -> pd.DataFrame:
 
 
 def of_book(row: str, clone: Path, images: Path) -> list[dict[str, Any]]:
-    """Run the book's program; return what it took, under the names of our stages for it."""
+    """Run the book's program; return its measurements under the names of our stages."""
     epochs = EPOCHS_OF_BOOK.get(row, EPOCHS)
     command = [sys.executable, str(ROOT / "benchmarks/book.py"), row, "--epochs", str(epochs)]
     command += ["--images", str(images), "--weights", str(clone / "data/backbone.weights.h5")]
@@ -127,7 +128,7 @@ def of_book(row: str, clone: Path, images: Path) -> list[dict[str, Any]]:
 
 
 def of_ours(stage: str, clone: Path, images: int) -> dict[str, Any]:
-    """Run one of our stages; an extraction tells of each quarter of its `images`."""
+    """Run one of our stages. An extraction reports each quarter of its `images`."""
     steps = r"epoch \d|extract (train|views):"
     seen = run(["dvc", "repro", "--quiet", "--single-item", "--force", stage], clone, steps)
     measured = {"stage": stage, "peak": seen.peak, "anonymous": seen.anonymous, "fixed": seen.wall}
@@ -141,7 +142,7 @@ def of_ours(stage: str, clone: Path, images: int) -> dict[str, Any]:
 
 
 def measure(clone: Path, images: Path, p: params.Params, rounds: int) -> pd.DataFrame:
-    """Run everything; return a row for each stage of each side in each round."""
+    """Run everything; return one row per stage, side and round."""
     rows: list[dict[str, Any]] = []
 
     def keep(side: str, turn: int, measured: dict[str, Any]) -> None:
@@ -174,7 +175,7 @@ def measure(clone: Path, images: Path, p: params.Params, rounds: int) -> pd.Data
 
 
 def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the medians over the rounds, by stage, and the minutes of each of the book's rows."""
+    """Return the medians over the rounds by stage, and the minutes of each row of the book."""
     row_of = dict.fromkeys(PREPARING, "preparing")
     row_of |= {stage: row for row, stages in ROWS.items() for stage in stages}
     by_side = table.drop(columns="round").groupby(["stage", "side"])
@@ -187,7 +188,7 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def write(table: pd.DataFrame, folder: Path, note: str) -> str:
-    """Write the measurements, the README's tables under a note, and the plot; return the text."""
+    """Write the measurements, the README's tables with a note, and the plot; return the text."""
     medians, minutes = summary(table)
     shown = pd.DataFrame(index=medians.index)
     rate = medians["images_per_second"]
@@ -202,9 +203,7 @@ def write(table: pd.DataFrame, folder: Path, note: str) -> str:
     shown["ours: s before the first step"] = medians["before"]["ours"].map("{:.1f}".format)
     first = table.groupby("side")[["numbers", "matrix_peak"]].first()
     for side, numbers, peak in first.itertuples(name=None):
-        note += (
-            f" The peak of {side} is a matrix product's in {numbers}: {peak / 1e9:,.0f} GFLOP/s."
-        )
+        note += f" Peak of {side}: a matrix product in {numbers}, {peak / 1e9:,.0f} GFLOP/s."
     text = f"{note}\n\n"
     text += shown.replace(r".*nan.*", "–", regex=True).to_markdown(disable_numparse=True)
     whole = minutes.rename(columns={"book": "book: min", "ours": "ours: min"})
@@ -227,9 +226,9 @@ def write(table: pd.DataFrame, folder: Path, note: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--archive", type=Path, help="of photographs; else drawn ones")
-    parser.add_argument("--weights", type=Path, help="of VGG16 without its top; else random ones")
-    parser.add_argument("--digits", type=Path, help="an mnist.npz; else scikit-learn's")
+    parser.add_argument("--archive", type=Path, help="photographs (default: drawn images)")
+    parser.add_argument("--weights", type=Path, help="VGG16 without its top (default: random)")
+    parser.add_argument("--digits", type=Path, help="an mnist.npz (default: scikit-learn's)")
     parser.add_argument("--share", type=float, default=1, help="of the book's number of images")
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()

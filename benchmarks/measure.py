@@ -1,4 +1,4 @@
-"""What a program takes: seconds, memory, and the share of what the machine can compute."""
+"""The cost of a program: time, memory, and the share of the machine's peak."""
 
 import os
 import re
@@ -14,22 +14,22 @@ import psutil
 
 
 class Process(NamedTuple):
-    """What was seen of a program from outside."""
+    """Measurements of a program from outside."""
 
     wall: float  # seconds
-    steps: list[float]  # seconds after the start at which it told of each step
-    peak: float  # GiB that it had resident at most with its children, sampled
-    anonymous: float  # the same without the pages of mapped files, which the system may take back
-    last: str  # line of its output
+    steps: list[float]  # seconds from the start to each reported step
+    peak: float  # most GiB resident, with its children, sampled
+    anonymous: float  # the same without the pages of mapped files, which the system can reclaim
+    last: str  # the last line of its output
 
 
 def run(command: list[str], folder: Path, step: str = "$.") -> Process:
-    """Run a program to its end; exit with what it said if it fails.
+    """Run a program to its end. If it fails, exit with its output.
 
     Args:
-        command: found in this interpreter's environment first.
-        folder: to run it in.
-        step: the pattern of a line that tells of a step's end.
+        command: looked up in this interpreter's environment first.
+        folder: the working directory.
+        step: the pattern of a line that reports the end of a step.
     """
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME", "PYTHONPATH"):
@@ -59,9 +59,9 @@ def run(command: list[str], folder: Path, step: str = "$.") -> Process:
 
 
 def _watch(process: subprocess.Popen[str], most: list[int]) -> None:
-    """Keep the most bytes that a process and its children have resident, with files and without.
+    """Track the peak resident bytes of a process and its children, with and without mapped files.
 
-    The system's own record, `ru_maxrss`, begins with what the parent had when it forked.
+    The system's own record, `ru_maxrss`, starts at the parent's memory at the time of the fork.
     """
     while process.returncode is None:
         with suppress(psutil.Error):
@@ -73,7 +73,7 @@ def _watch(process: subprocess.Popen[str], most: list[int]) -> None:
 
 
 def matrix_peak(dtype: str) -> float:
-    """Return the operations a second of a large matrix product, the best of some."""
+    """Return the operations per second of a large matrix product, the best of several."""
     import tensorflow as tf
 
     square = tf.cast(tf.random.normal((4096, 4096)), dtype)

@@ -1,7 +1,7 @@
-"""Peak memory of the streaming stages, for 5,000 and 50,000 images: `python -m benchmarks.memory`.
+"""Peak memory of the streaming stages for 5,000 and 50,000 images: `python -m benchmarks.memory`.
 
-One drawn picture under many names, a small backbone with random weights. Pages of memory-mapped
-files are the system's to take back at any time: "anonymous" is what a process itself holds.
+It uses one drawn picture under many names, and a small backbone with random weights. The system can
+reclaim pages of memory-mapped files at any time. "anonymous" is the memory without these pages.
 """
 
 import subprocess
@@ -27,7 +27,7 @@ STAGES = {
 
 
 def prepare(clone: Path, thousands: int) -> None:
-    """Write an archive of so many thousand images, and the params to use them all."""
+    """Write an archive of this many thousand images, and params that use all of them."""
     picture = clone / "picture.jpg"
     sample.draw("cat", 0, 0).save(picture, quality=85)
     with zipfile.ZipFile(clone / "many.zip", "w") as packed:
@@ -56,7 +56,7 @@ def main() -> None:
                 print(*rows[-1], flush=True)
     columns = ["stage", "images", "peak_gib", "anonymous_gib", "seconds"]
     table = pd.DataFrame(rows, columns=columns)
-    table = table[table["stage"] != "download_weights"]  # has nothing to do with the images
+    table = table[table["stage"] != "download_weights"]  # does not depend on the images
     with files.atomic(ROOT / "benchmarks/memory.csv") as part:
         table.to_csv(part, index=False, float_format="%.3g")
     print(table.to_markdown(index=False, floatfmt=".3g"))

@@ -1,8 +1,8 @@
-"""What a cache of K views costs in accuracy, against views drawn anew in each epoch.
+"""The loss in accuracy with a cache of K views, compared with new views in each epoch.
 
-A cache with as many views as epochs, each used once, *is* augmentation on the fly; the smaller ones
-are its first K views. The book's head trains on each, from the same seeds. Run it in a checkout
-whose `dvc repro extract_features` is done: `python -m benchmarks.views`.
+A cache with as many views as epochs uses each view once, so it *is* augmentation on the fly. The
+smaller caches are its first K views. The book's head trains on each cache from the same seeds. Run
+`dvc repro extract_features` first, then `python -m benchmarks.views`.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STAGE = "train_augmented_head"
 def scores(
     p: params.Params, train: Examples, held: dict[str, Examples], seed: int
 ) -> dict[str, float]:
-    """Train the book's head; return what its best epoch by validation loss scores."""
+    """Train the book's head; return the scores of its best epoch by validation loss."""
     how = p.of(STAGE, params.HeadTraining)
     keras.utils.set_random_seed(seed)
     classes = len(examples.class_names())
@@ -58,7 +58,7 @@ def scores(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, help="keep the views here, or take them from here")
+    parser.add_argument("--cache", type=Path, help="a folder to keep views in, or to reuse them")
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     p = params.load()

@@ -1,7 +1,7 @@
-"""The stages of `dvc.yaml`, each a script: `python -m stages.<name>`.
+"""The stages of `dvc.yaml`. Each is a script: `python -m stages.<name>`.
 
-They take the library from their own checkout, so that an experiment in one of DVC's temporary
-directories runs the code that was committed with it, whatever is installed.
+They import the library from their own checkout. So an experiment in one of DVC's temporary
+directories runs the code that was committed with it, not an installed version.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""Get what the pipeline starts from: the images, the backbone's weights, the digits.
+"""Get the pipeline's inputs: the images, the backbone's weights, the digits.
 
-`python -m stages.download STAGE` serves all that fetch something.
+`python -m stages.download STAGE` runs any of the download stages.
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 from convnets.base import console, files, params
 from convnets.tracking.run import Run, recorded
 
-# Each imports its room by itself: what the other stages need is no dep of its own.
+# Each function imports its own room, so no stage depends on the code of the others.
 
 
 def images(p: params.Params, run: Run) -> str:

@@ -1,7 +1,7 @@
-"""Run the frozen backbone once, for all epochs: `python -m stages.extract STAGE`.
+"""Run the frozen backbone once for all epochs: `python -m stages.extract STAGE`.
 
-`extract_features` takes the images as they are, `extract_views` augmented views of the training
-images. Both keep what comes out at the cut, where `fine_tune` begins, and at the top.
+`extract_features` reads the plain images. `extract_views` reads augmented views of the training
+images. Both keep the output at the cut, where `fine_tune` begins, and at the top.
 """
 
 import sys

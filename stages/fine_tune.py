@@ -1,4 +1,4 @@
-"""Train the backbone's last layers and the head together, gently (listings 8.27 and 8.28)."""
+"""Train the backbone's last layers with the head, at a low rate (listings 8.27 and 8.28)."""
 
 import keras
 

@@ -1,6 +1,7 @@
-"""Train a convnet from scratch: `python -m stages.train_convnet STAGE` serves them all.
+"""Train a convnet from scratch: `python -m stages.train_convnet STAGE`.
 
-On the images (listings 8.7 to 8.17), or on the digits with or without max pooling (8.1 to 8.5).
+It learns from the images (listings 8.7 to 8.17), or from the digits, with or without max pooling
+(listings 8.1 to 8.5).
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from convnets.training.fit import fit, publish
 
 
 class Task(NamedTuple):
-    """What is to be learnt, and by what."""
+    """The data, and the model that learns from them."""
 
     how: params.Training
     train: Examples
@@ -47,7 +48,7 @@ def of_digits(stage: str, p: params.Params) -> Task:
     section, _, pooling = stage.partition("@")
     how = p.of(section, params.MnistTraining)
     source = Path("data/mnist.npz")
-    # MNIST has no validation images of its own.
+    # MNIST has no validation split.
     train, validation = digits.hold_out(digits.load(source, "train"), how.validation_share, p.seed)
 
     def build() -> keras.Model:
@@ -58,7 +59,7 @@ def of_digits(stage: str, p: params.Params) -> Task:
 
 def main() -> None:
     parser = arguments()
-    parser.add_argument("--augmented", action="store_true", help="change each image in each epoch")
+    parser.add_argument("--augmented", action="store_true", help="augment each image in each epoch")
     given, p = parser.parse_args(), params.load()
     stage: str = given.stage
     task = (of_digits if stage.startswith("train_mnist@") else of_images)(stage, p)

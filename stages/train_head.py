@@ -1,7 +1,7 @@
 """Train a head on a frozen backbone's cached features: `python -m stages.train_head STAGE`.
 
-It serves every head (the book's are in listings 8.20 to 8.26). Which features a head reads, whether
-it sees the mirror image, its architecture and its schedule are params of the section of its name.
+It trains every head. Listings 8.20 to 8.26 have the book's heads. The params section of a head sets
+its features, its use of the mirror image, its architecture and its schedule.
 """
 
 import keras

@@ -1,4 +1,4 @@
-"""A temporary clone of the project, to run DVC's own commands in."""
+"""A temporary clone of the project, for running DVC's own commands."""
 
 import os
 import re
@@ -21,23 +21,23 @@ with Repo(ROOT) as repo:
     COMMANDS = {stage.addressing: stage.cmd for stage in repo.index.stages}
 STAGES = tuple(COMMANDS)
 TRAINING = tuple(stage for stage in STAGES if stage.startswith(("train_", "fine_tune")))
-TOKEN = "planted-" + "token"  # in parts, since a clone has this file too
+TOKEN = "planted-" + "token"  # in parts, since the clone contains this file too
 
 
 class Clone:
-    """A clone of the project, with commands to run in it."""
+    """A clone of the project that can run commands."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def of_commit(cls, folder: Path) -> "Clone":
-        """Clone what is committed into a folder."""
+        """Clone the last commit into a folder."""
         subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
         return cls(folder)
 
     def environment(self) -> dict[str, str]:
-        """The variables of an activated environment, none of them the project's own."""
+        """The variables of an activated environment, without the project's own variables."""
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
@@ -50,7 +50,7 @@ class Clone:
         return environment
 
     def run(self, *command: str, status: int = 0) -> str:
-        """Run a command as in an activated environment; return what it printed."""
+        """Run a command as in an activated environment; return its output."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -77,14 +77,14 @@ class Clone:
 
 
 def command(stage: str) -> list[str]:
-    """What `dvc.yaml` runs for a stage, with this interpreter."""
+    """The command that `dvc.yaml` runs for a stage, with this interpreter."""
     program, *arguments = shlex.split(COMMANDS[stage])
     assert program == "python"
     return [sys.executable, *arguments]
 
 
 def record(classes: list[str], **given: object) -> Record:
-    """What training knows of a convnet on the images, or what is given."""
+    """The record of a convnet on the images, with the given changes."""
     known: dict[str, object] = {
         "title": "a model",
         "listing": None,
@@ -100,14 +100,14 @@ def record(classes: list[str], **given: object) -> Record:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens at."""
+    """A free loopback port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
 
 
 def answers(server: "subprocess.Popen[bytes]", port: int) -> bool:
-    """Wait until a server on loopback is well; tell whether it came to that."""
+    """Wait until a loopback server is healthy; return whether it ever was."""
     for _ in range(240):
         if server.poll() is not None:
             return False
@@ -120,7 +120,7 @@ def answers(server: "subprocess.Popen[bytes]", port: int) -> bool:
 
 
 def noise(output: str) -> list[str]:
-    """The lines of a stage's output that are not ours, as far as their makers are known."""
+    """The lines of a stage's output that come from known libraries, not from us."""
     marks = (
         r"absl|oneDNN|cuda|TensorFlow|tensorflow|mlflow|Warning|WARNING|INFO|retracing|version '"
     )
@@ -132,7 +132,7 @@ def executed(output: str) -> list[str]:
 
 
 def holding(secret: str, *folders: Path) -> list[Path]:
-    """The files that have a secret in them, databases and archives among them."""
+    """The files that contain a secret, including databases and archives."""
     return [
         file
         for folder in folders

@@ -1,4 +1,4 @@
-"""What tests share: the project's root, and the real data where there is some."""
+"""Shared fixtures: the project's root, and the real data if available."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="module")
 def empty_clone(tmp_path_factory) -> Clone:
-    """A fresh clone of what is committed."""
+    """A fresh clone of the last commit."""
     return Clone.of_commit(tmp_path_factory.mktemp("clone") / "convnets")
 
 
@@ -36,7 +36,7 @@ def empty_clone(tmp_path_factory) -> Clone:
 def locks(tmp_path_factory) -> Path:
     """A folder for the `dvc.lock` of each clone after its first `dvc repro`.
 
-    It is common to the processes among which pytest-xdist divides the tests.
+    All processes of pytest-xdist share it.
     """
     folder: Path = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -47,7 +47,7 @@ def locks(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def page():
-    """A page in this machine's Chromium; the test is skipped where there is none."""
+    """A page in this machine's Chromium; the test is skipped without it."""
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:

@@ -1,4 +1,4 @@
-"""Augmentation, batches and streamed files: what must always hold."""
+"""Invariants of augmentation, batches and streamed files."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_a_half_turn_turns():
 
 @pytest.mark.parametrize("factor", [-0.2, 0.15])
 def test_zoom_and_rotation_are_those_of_keras(factor):
-    """The book's layers with a fixed factor do to the picture what ours does."""
+    """The book's layers with a fixed factor change the picture as ours does."""
     smooth = tf.image.resize(IMAGES[:, ::8, ::8], (60, 60)).numpy()
     fill = tf.fill((len(smooth),), 1.0)
 
@@ -75,11 +75,11 @@ def augmented(**amounts: float) -> np.ndarray:
 
 
 def test_contrast_and_brightness_are_those_of_keras():
-    """Each image has a factor, or a step, of its own that explains all its pixels."""
+    """Each image has its own factor or step, which explains all its pixels."""
     plain = augmented()  # flipped or not
     for place, image in enumerate(augmented(contrast=0.3)):
         centred = plain[place] - plain[place].mean(axis=(0, 1))
-        inside = (image > 0) & (image < 255)  # of what was not clipped
+        inside = (image > 0) & (image < 255)  # of the pixels that were not clipped
         factors = ((image - plain[place].mean(axis=(0, 1))) / centred)[inside & (abs(centred) > 9)]
         assert np.ptp(factors) < 1e-2
         assert 0.7 <= factors.mean() <= 1.3

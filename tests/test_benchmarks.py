@@ -1,4 +1,4 @@
-"""The benchmark compares like with like, and measures what a process takes."""
+"""The benchmark compares like with like, and measures the cost of a process."""
 
 import sys
 
@@ -47,7 +47,7 @@ def test_the_books_models_have_its_parameters_and_are_ours(tmp_path):
 
 
 def test_operations_are_counted():
-    # The literature's 15.3 billion multiplications of VGG16 at 224 pixels, in its convolutions.
+    # The literature gives 15.3 billion multiplications for VGG16's convolutions at 224 pixels.
     base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3))
     assert compare.operations(base.layers) / 2 == pytest.approx(15.35e9, rel=0.01)
 

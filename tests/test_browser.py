@@ -1,4 +1,4 @@
-"""The report in a browser, from a file and without a network."""
+"""The report in a browser, opened from a file without a network."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Disks that are full or may not be written to: one line, nothing half-written, nothing lost."""
+"""Full and read-only disks: one line on the screen, nothing half-written, nothing lost."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def mount(folder: Path, options: str) -> None:
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of 200 KiB with a folder `data` on it, and on that an earlier out."""
+    """A disk of 200 KiB with a folder `data`, which has an earlier out."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount(folder, "size=200k")
@@ -50,7 +50,7 @@ def archive(tmp_path) -> Path:
 
 
 def told(work: Callable[[], object], capsys) -> str:
-    """The one line that a person sees of a program that fails."""
+    """The one line that a failing program shows."""
     with pytest.raises(SystemExit) as end:
         console.run(work)
     assert end.value.code == 1
@@ -98,7 +98,7 @@ def test_a_full_disk(disk, archive, capsys, name):
     out = disk / name
 
     def work() -> None:
-        # `download` gives its sources a place to write to; the others find one themselves.
+        # `download` gives its sources a path to write to. The others choose their own.
         if name.endswith(".zip"):
             with files.atomic(out) as part:
                 WORK[name](part, archive)
@@ -110,7 +110,7 @@ def test_a_full_disk(disk, archive, capsys, name):
 
 
 def test_what_was_extracted_before_the_disk_was_full_is_kept(disk, capsys):
-    """As after a kill: the next time it goes on from there."""
+    """As after a kill, the next run resumes from there."""
     out = disk / "train.npy"
     line = told(lambda: some_features(out), capsys)
     assert f"{out}: No space left on device; free some space" in line
@@ -133,12 +133,12 @@ def test_a_disk_that_cannot_be_written_to(tmp_path, archive, capsys):
         line = told(lambda: subset_of(archive, folder / "images"), capsys)
     finally:
         subprocess.run(["umount", str(folder)], check=True)
-    assert f"{folder}/images: Read-only file system; use a disk that can be written to" in line
+    assert f"{folder}/images: Read-only file system; use a writable disk" in line
 
 
 def test_a_folder_that_may_not_be_written_to(tmp_path, archive, capsys):
-    subset_of(archive, tmp_path / "images")  # imports what another user may not read
-    # Nobody may enter pytest's own folders.
+    subset_of(archive, tmp_path / "images")  # import now: another user may not read the modules
+    # Another user may not enter pytest's own folders.
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = Path(shutil.copy(archive, folder))
@@ -151,13 +151,13 @@ def test_a_folder_that_may_not_be_written_to(tmp_path, archive, capsys):
             os.seteuid(os.getuid())
             folder.chmod(0o755)
     assert line.startswith(f"error: {folder}/")
-    assert line.endswith(": Permission denied; allow it to be read and written\n")
+    assert line.endswith(": Permission denied; make it readable and writable\n")
 
 
 def test_a_file_where_the_folder_should_be(tmp_path, archive, capsys):
     (tmp_path / "data").write_text("a file")
     line = told(lambda: subset_of(archive, tmp_path / "data/images"), capsys)
-    assert "a folder must be there; move the file away" in line
+    assert "expected a folder there; move the file away" in line
     assert (tmp_path / "data").read_text() == "a file"
 
 

@@ -1,4 +1,4 @@
-"""Every command of the README and of docs/ is run, in order down each page, as a user would."""
+"""Every command of the README and of docs/ is run, in the order of each page, as a user would."""
 
 import asyncio
 import getpass
@@ -34,7 +34,7 @@ RUN = ("", "bash")  # the blocks that are run, by the word after the fence
 SHOWN = ("json", "text", "yaml")
 CLASSES = ["chat", "chien", "rien à voir"]
 
-# The commands that cannot be run here as they stand: what is run instead, and why.
+# The commands that cannot run here unchanged: their replacement, and the reason.
 CI = "the CI runs it, as .ci/run and the Makefile say"
 LONG = "it trains for hours, on photographs that are not here: it is only planned"
 OFFLINE = "Keras's server is out of reach: a local file, for the one stage that reads it"
@@ -137,7 +137,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 def commands(page: str) -> list[list[str]]:
-    """The lines of each block that is run, continued lines as one."""
+    """The lines of each block that is run, with continued lines joined."""
     return [
         re.sub(r"\s*\\\n\s*", " ", content).splitlines()
         for word, content in blocks(page)
@@ -155,9 +155,9 @@ def elsewhere() -> set[str]:
 
 
 def script(page: str) -> str:
-    """A page as one Bash script: servers in the background, each port another that is free."""
+    """A page as one Bash script: servers in the background, each port replaced by a free one."""
     lines = [PRELUDE]
-    # What the other pages run is not run once more for the README.
+    # Commands of the other pages are not run again for the README.
     known = elsewhere() if page == "README.md" else set()
     for block in commands(page):
         given = [
@@ -165,7 +165,7 @@ def script(page: str) -> str:
             for line in block
             if not known.issuperset(plain(line).split(" && "))
         ]
-        # `set -e` overlooks what fails before `&&`.
+        # `set -e` ignores failures before `&&`.
         text = "\n".join(given).replace(" && ", "\n")
         if re.search(r"\bmlflow (ui|server|models serve)\b", text):
             (port,) = re.findall(r"(?:--port|-p) (\d+)", text)
@@ -178,7 +178,7 @@ def script(page: str) -> str:
 
 
 class User:
-    """Somebody with a home, the project cloned in it, who follows pages."""
+    """A user with a home and a clone of the project, who follows pages."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -213,7 +213,7 @@ class User:
             ) as shell,
         ):
             try:
-                shell.communicate(f"{SECRET}\n".encode())  # what is asked for: a token
+                shell.communicate(f"{SECRET}\n".encode())  # the answer to the prompt: a token
             finally:
                 with suppress(ProcessLookupError):  # where the page started none
                     os.killpg(shell.pid, signal.SIGTERM)  # the servers
@@ -225,7 +225,7 @@ class User:
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory, locks) -> User:
-    """Has the files that the pages speak of, and the results of a quick `dvc repro` committed."""
+    """A user with the files that the pages mention, and a committed quick `dvc repro`."""
     home = tmp_path_factory.mktemp("user")
     identity = "[user]\nname = user\nemail = user@localhost\n[init]\ndefaultBranch = main\n"
     (home / ".gitconfig").write_text(identity)
@@ -250,7 +250,7 @@ def user(tmp_path_factory, locks) -> User:
 
 @contextmanager
 def kaggle(user: User) -> Iterator[dict[str, str]]:
-    """Kaggle on loopback, with the variable by which each Python's client is pointed at it."""
+    """Kaggle on loopback, and the variable that points each Python's client to it."""
     answers = Kaggle((user.home / "Downloads/dogs-vs-cats.zip").read_bytes())
     with ThreadingHTTPServer(("127.0.0.1", 0), handler(answers)) as server:
         answers.address = f"http://127.0.0.1:{server.server_port}"
@@ -266,7 +266,7 @@ def kaggle(user: User) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def storage_over_ssh(user: User) -> Iterator[None]:
-    """An SSH server, `storage.example` to the user, who has a key to it; its / is a folder."""
+    """An SSH server, `storage.example` to the user, who has its key; its / is a folder."""
     keys, root = user.home / ".ssh", user.home / "over_ssh"
     keys.mkdir(mode=0o700)
     (root / "srv").mkdir(parents=True)
@@ -299,13 +299,13 @@ def storage_over_ssh(user: User) -> Iterator[None]:
 
 @contextmanager
 def postgresql() -> Iterator[dict[str, str]]:
-    """A PostgreSQL of one's own, behind a socket in a temporary folder; where clients find it."""
+    """The address of a separate PostgreSQL, behind a socket in a temporary folder."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         pytest.skip("no PostgreSQL (Debian's package postgresql)")
     folder = Path(tempfile.mkdtemp())
     owner: list[str] = []
-    if os.getuid() == 0:  # as whom it refuses to run
+    if os.getuid() == 0:  # it refuses to run as root
         shutil.chown(folder, "postgres")
         owner = ["runuser", "-u", "postgres", "--"]
     data = ["-D", str(folder / "data")]
@@ -337,7 +337,7 @@ def check_kaggle(user: User) -> None:
 
 
 def check_own_data(user: User) -> None:
-    """Every stage follows the number of classes, and their names travel with the models."""
+    """Every stage adapts to the number of classes, and the models keep the class names."""
     runs = user.clone.runs().drop_duplicates("tags.stage").set_index("tags.stage")
     for stage in TRAINING:
         if "mnist" in stage:
@@ -352,7 +352,7 @@ def check_own_data(user: User) -> None:
 
 
 def check_results(user: User) -> None:
-    """The champion that is served answers as the one that is asked here."""
+    """The served champion gives the same answer as the local champion."""
     (said,) = re.findall(r'"probabilities": (\{[^}]*\})', user.output)
     (answered,) = re.findall(r'\{"predictions": [^}]*\}', user.output)
     probabilities = list(json.loads(said).values())
@@ -379,7 +379,7 @@ def check_shared(user: User) -> None:
     assert re.search(r"001\.jpg +(cat|dog) ", user.output)
     assert not (third / "mlflow.db").exists()
     assert not list((user.home / "second/.unrecorded").glob("*"))
-    assert "goes on without it" not in user.output
+    assert "continues without it" not in user.output
     listed = user.output.rpartition("mlflow runs list")[2]
     assert listed.count("train_feature_head") == listed.count("evaluate") == 2
 

@@ -1,4 +1,4 @@
-"""`dvc.yaml` is the data flow, and what DVC shows of it is what a person reads."""
+"""`dvc.yaml` is the data flow, which people read as DVC shows it."""
 
 import pytest
 import yaml
@@ -38,7 +38,7 @@ def test_every_script_has_a_stage():
 
 
 def test_the_stages_that_users_know_are_there():
-    """Their names are the interface: `dvc repro train_feature_head`."""
+    """The names of stages are an interface: `dvc repro train_feature_head`."""
     known = "download subset download_weights extract_features extract_views train_scratch "
     known += "train_augmented train_feature_head train_augmented_head train_mirrored_head "
     known += "fine_tune download_mnist train_mnist@max_pooling train_mnist@no_pooling evaluate"
@@ -59,5 +59,5 @@ def test_evaluation_concerns_evaluate_alone():
 
 
 def test_a_fresh_clone_registers_a_champion():
-    # All else of evaluate is in git: where no byte changes, DVC would find it done already.
+    # All other outs of evaluate are in git. If no byte changed, DVC would skip the stage.
     assert "models/champion.keras" in DECLARED["evaluate"]["outs"]

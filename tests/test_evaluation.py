@@ -35,7 +35,7 @@ def test_binary_and_many_classes_are_scored_alike():
 
 
 def test_a_metric_is_a_row_of_one_table():
-    """Balanced accuracy and macro F1 show what accuracy hides where classes are unequal."""
+    """Balanced accuracy and macro F1 show what accuracy hides if classes are unequal."""
     always = Predictions(np.array([0] * 9 + [1]), np.tile([0.9, 0.1], (10, 1)))
     found = metrics.score(always, record([]))
     assert (found["test_accuracy"], found["balanced_accuracy"]) == (0.9, 0.5)

@@ -1,4 +1,4 @@
-"""The real Kaggle client against a server on loopback that answers as Kaggle's does."""
+"""The real Kaggle client against a loopback server that answers like Kaggle's."""
 
 import contextlib
 import json
@@ -21,8 +21,8 @@ from convnets.data import sample, sources
 from tests.commands import Clone
 
 SECRET = f"KGAT_{secrets.token_hex()}"
-MEGABYTE = 2**20  # what the client writes at a time; what came of the next one is lost
-SIGNATURE = secrets.token_hex()  # of the storage's address, as good as a password
+MEGABYTE = 2**20  # the client's unit of writing; an incomplete one is lost
+SIGNATURE = secrets.token_hex()  # in the storage's address; as secret as a password
 
 
 class Kaggle:
@@ -31,11 +31,11 @@ class Kaggle:
     def __init__(self, content: bytes) -> None:
         self.content = content
         self.etag = '"one"'
-        self.statuses: list[int] = []  # of the next requests for the competition, else 302
-        self.cuts: list[int] = []  # after how many bytes the next downloads break off
-        self.ranges: list[str | None] = []  # of the requests for the file
+        self.statuses: list[int] = []  # for the next requests for the competition; then 302
+        self.cuts: list[int] = []  # the number of bytes after which the next downloads are cut
+        self.ranges: list[str | None] = []  # in the requests for the file
         self.asked: list[str] = []  # the API's methods that were called
-        self.stalled = threading.Event()  # set once a download was cut with `stall`
+        self.stalled = threading.Event()  # set once a download has been cut with `stall`
         self.stall = False  # keep a cut download's connection open
         self.address = ""
 
@@ -90,7 +90,7 @@ def handler(kaggle: Kaggle) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             end = kaggle.cuts.pop(0) if kaggle.cuts else len(body)
-            with contextlib.suppress(ConnectionError):  # the client may have enough
+            with contextlib.suppress(ConnectionError):  # the client may stop early
                 self.wfile.write(body[:end])
             if end == len(body):
                 return
@@ -124,7 +124,7 @@ def kaggle(archive_bytes):
 
 @pytest.fixture
 def client(kaggle, monkeypatch, tmp_path):
-    """The client in this process: with a token, pointed at the server, and not waiting long."""
+    """The client in this process, with a token, the server's address and short waits."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
     for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
@@ -173,7 +173,7 @@ def test_a_connection_that_breaks_goes_on_where_it_was(client, tmp_path, capfd):
 @pytest.mark.parametrize("etag", ['"one"', '"two"'])
 def test_another_run_goes_on_unless_the_file_is_another(client, tmp_path, etag):
     client.cuts = [3 * MEGABYTE // 2] + 5 * [0]
-    with pytest.raises(InputError, match="broken one") as caught:
+    with pytest.raises(InputError, match="the connection to Kaggle failed") as caught:
         sources.download_from_kaggle(tmp_path / "images.zip")
     assert SIGNATURE not in str(caught.value)
     assert not (tmp_path / "images.zip").exists()
@@ -181,7 +181,7 @@ def test_another_run_goes_on_unless_the_file_is_another(client, tmp_path, etag):
     client.etag = etag
     sources.download_from_kaggle(tmp_path / "images.zip")
     assert (tmp_path / "images.zip").read_bytes() == client.content
-    # The client asks for the whole file first, and from its headers knows whether it may go on.
+    # The client asks for the whole file first. Its headers say whether it can resume.
     assert client.ranges == ([None, f"bytes={MEGABYTE}-"] if etag == '"one"' else [None])
 
 
@@ -190,8 +190,8 @@ def test_another_run_goes_on_unless_the_file_is_another(client, tmp_path, etag):
     [
         (401, "refused the token"),
         (403, "accept the rules of the competition dogs-vs-cats"),
-        (429, "patience"),
-        (500, "Kaggle has a fault"),
+        (429, "limits the request rate"),
+        (500, "Kaggle failed"),
     ],
 )
 def test_refusals_name_the_remedy(client, tmp_path, status, remedy):
@@ -219,14 +219,14 @@ def test_no_network(client, tmp_path, monkeypatch):
 
     nowhere = "http://127.0.0.1:9"
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, nowhere)
-    with pytest.raises(InputError, match="no connection to Kaggle"):
+    with pytest.raises(InputError, match="the connection to Kaggle failed"):
         sources.download_from_kaggle(tmp_path / "images.zip")
 
 
 @pytest.mark.parametrize("content", [b"<html>sign in</html>", b""])
 def test_what_is_no_archive_is_thrown_away(client, tmp_path, content):
     whole, client.content = client.content, content
-    with pytest.raises(InputError, match=r"dogs-vs-cats\.zip.*no archive of images"):
+    with pytest.raises(InputError, match=r"dogs-vs-cats\.zip.*not an archive of images"):
         sources.download_from_kaggle(tmp_path / "images.zip")
     client.content = whole
     sources.download_from_kaggle(tmp_path / "images.zip")
@@ -247,7 +247,7 @@ def test_a_truncated_archive_is_thrown_away(client, tmp_path):
 def test_a_killed_stage_goes_on_and_no_secret_is_left(kaggle, empty_clone: Clone, tmp_path):
     path = empty_clone.folder / "params.yaml"
     path.write_text(re.sub(r"source: sample", "source: kaggle", path.read_text()))
-    # The stage as it is; only the address of Kaggle is another.
+    # The real stage; only Kaggle's address differs.
     launch = (
         "import runpy; from kagglesdk import kaggle_env as e; "
         f"e._env_to_endpoint[e.KaggleEnv.PROD] = {kaggle.address!r}; "

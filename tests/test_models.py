@@ -69,7 +69,7 @@ def test_a_cut_inside_a_block_is_refused_and_the_nearest_named():
     with pytest.raises(InputError, match="no layer 'conv5_preact'; did you mean conv5_"):
         backbone.split(base, "conv5_preact")
     for too_many in (len(base.layers), 1000):
-        with pytest.raises(InputError, match="does not part resnet50v2 in two"):
+        with pytest.raises(InputError, match="does not split resnet50v2 in two"):
             backbone.split(base, too_many)
 
 
@@ -81,7 +81,7 @@ def test_an_unknown_backbone_gets_the_nearest_name():
 def test_weights_of_another_model_are_refused(tmp_path):
     weights = tmp_path / "other.weights.h5"
     backbone.build("MobileNetV2", 96).save_weights(weights)
-    with pytest.raises(InputError, match=r"other\.weights\.h5.*no whole weights of VGG16"):
+    with pytest.raises(InputError, match=r"other\.weights\.h5.*not the weights of VGG16"):
         backbone.build("VGG16", 96, weights)
 
 
@@ -105,7 +105,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name):
-    """The cached path is the model's, and a fresh process needs Keras alone to load it."""
+    """The cached path equals the model's, and a fresh process needs only Keras to load it."""
     keras.utils.set_random_seed(0)
     lower, upper = backbone.split(backbone.build(name, 96), FAMILIES[name])
     assert not lower.trainable_weights
@@ -164,7 +164,7 @@ def test_heads_are_found_by_name():
 
 
 def test_a_model_s_layers_are_found_in_the_order_of_their_calls():
-    """Also those of models inside it, of which one is called twice."""
+    """Including the layers of nested models. One of these is called twice."""
     inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="twice")])
     inputs = keras.Input((4,))
     x = keras.layers.Dense(4, name="first")(inputs)

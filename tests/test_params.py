@@ -1,4 +1,4 @@
-"""The schema refuses unknown keys and impossible values, by name and with what would be right."""
+"""The schema rejects unknown keys and invalid values, and names the key and the fix."""
 
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def test_a_missing_key_is_named(root, tmp_path):
 
 
 def test_numbers_as_dvc_writes_them(write):
-    # YAML 1.1 takes 1e-05 for text.
+    # YAML 1.1 reads 1e-05 as text.
     assert params.load(write({"fine_tune.learning_rate": "1e-05"})).fine_tune.learning_rate == 1e-5
 
 

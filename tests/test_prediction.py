@@ -1,4 +1,4 @@
-"""`python -m convnets predict`: what it says of good and bad images."""
+"""`python -m convnets predict` with good and bad images."""
 
 import csv
 import io
@@ -41,9 +41,9 @@ def pictures(tmp_path):
 
 
 def predict(capsys, monkeypatch, *arguments: str) -> tuple[str, list[str]]:
-    """What the program prints on stdout, and the lines on stderr; it must fail if there are any."""
+    """The program's stdout and the lines on its stderr. It must fail if there are any."""
     monkeypatch.setattr(sys, "argv", ["convnets", "predict", *arguments])
-    monkeypatch.setattr(console, "hush", lambda: None)  # TensorFlow is imported already
+    monkeypatch.setattr(console, "hush", lambda: None)  # TensorFlow is already imported
     status = 0
     try:
         program.main()
@@ -60,7 +60,7 @@ def test_all_but_the_bad_are_predicted(model, pictures, capsys, monkeypatch):
     arguments = (str(pictures), missing, str(empty), "--model", str(model))
     out, errors = predict(capsys, monkeypatch, *arguments, "--format", "json")
     assert [line.split(": ")[-1] for line in errors] == [
-        "no JPEG or PNG",
+        "not a JPEG or PNG",
         "No such file or directory",
         "no .jpg, .jpeg or .png in it",
     ]
@@ -98,11 +98,11 @@ def test_models_that_do_not_fit_are_refused(tmp_path, monkeypatch):
         prediction.load(str(tmp_path / "digits.keras"))
     two = record(["cat", "dog"])
     saved.save(architectures.convnet(78, 3, 0), tmp_path / "two.keras", two)
-    with pytest.raises(InputError, match="names 2 classes"):
+    with pytest.raises(InputError, match="2 class names do not match its output"):
         prediction.load(str(tmp_path / "two.keras"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(InputError, match=r"champion: cannot be had .*dvc repro"):
+    with pytest.raises(InputError, match=r"champion: is not available .*dvc repro"):
         prediction.load("champion")
     assert not (tmp_path / "mlflow.db").exists()
 

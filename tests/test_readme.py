@@ -1,4 +1,4 @@
-"""The two READMEs say the same; what they and the pages of docs/ point to is there."""
+"""The two READMEs agree, and the link targets of all pages exist."""
 
 import re
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real_data
 
 
 def test_full_size_photographs_decode(shared):
-    """All but a very few of the original files, of every size, are good images."""
+    """Nearly all of the original files, of every size, are good images."""
     bad = 0
     with archive.open_images(shared / "dogs-vs-cats-fullsize-1000.zip") as (container, found):
         assert len(found) == 1000
@@ -54,7 +54,7 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     cached = model.get_layer("head").predict(batches.in_order(test, 64), verbose=0)
     tested = metrics.Predictions(labels, by_class(cached))
     assert metrics.score(tested, trained)["test_accuracy"] >= 0.965
-    # The features may be bfloat16's; the whole model from pixels, in float32, agrees with them.
+    # The features may be in bfloat16. The float32 model from pixels agrees with them.
     rows = np.arange(0, 2000, 50)
     pixels = np.load(folder / "data/images/test.npy", mmap_mode="r")[rows]
     difference = np.abs(model.predict(pixels, verbose=0) - cached[rows])

@@ -1,4 +1,4 @@
-"""The report: what it shows, and that nothing from outside can act in it."""
+"""The report's content, and its safety against external text."""
 
 import re
 from html.parser import HTMLParser
@@ -18,7 +18,7 @@ SIZE = 78
 
 
 def results(classes: list[str], right: bool = False) -> scores.Results:
-    """Results of all models on five images of each class; random, or all right."""
+    """Results of all models on five images of each class, random or all right."""
     chance = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
     convnet = architectures.convnet(SIZE, len(classes), 0)
@@ -112,7 +112,7 @@ def test_the_pictures_chosen_are_the_most_confident():
 
 
 def test_grad_cam_finds_the_evidence_where_it_is():
-    """A model that counts red: the second class is where the red is, and the first is nowhere."""
+    """A model that counts red pixels, which are evidence for the second class."""
     inputs = keras.Input((12, 12, 3))
     red = keras.layers.Conv2D(1, 1, use_bias=False)
     output = keras.layers.Dense(1, activation="sigmoid")

@@ -1,4 +1,4 @@
-"""A stage that is killed at any moment goes on, and ends with the bytes of an undisturbed one."""
+"""A stage that is killed at any moment resumes, and gives the bytes of an undisturbed run."""
 
 import random
 import re
@@ -82,7 +82,7 @@ def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
         assert process.wait() == -signal.SIGKILL
         assert unfinished(clone, stage)
     output = clone.run(*command(stage))
-    # Killed between two files, it goes on with the next one without a word.
+    # Killed between two files, it resumes with the next file and prints nothing.
     assert "resuming after" in output or len(output) < len(whole)
     assert contents(clone, outs) == undisturbed
     assert not unfinished(clone, stage)
@@ -113,21 +113,21 @@ def test_a_kill_amid_the_writing_of_a_checkpoint_is_survived(clone):
 
 def test_a_polite_stop_says_so_and_marks_the_run(clone):
     path = clone.folder / "params.yaml"
-    # Enough epochs for a busy machine to come by before the last.
+    # Enough epochs to stop before the last, even on a busy machine.
     path.write_text(path.read_text().replace(f"epochs: {EPOCHS}", "epochs: 300"))
     process = start(clone, "train_scratch")
     next(line for line in process.stdout if line.startswith("epoch"))
     process.send_signal(signal.SIGINT)
     output = process.stdout.read()
     assert process.wait() == 130
-    assert "stopped; run it again to go on" in output
+    assert "stopped; run it again to resume" in output
     assert "Traceback" not in output
     stopped = clone.runs().iloc[0]
     assert (stopped["tags.stage"], stopped["status"]) == ("train_scratch", "KILLED")
     assert unfinished(clone, "train_scratch")
     assert not holding(TOKEN, clone.folder)
 
-    # Other params: what was begun is of no use, and is swept.
+    # With other params, the unfinished state is useless and is removed.
     path.write_text(path.read_text().replace("epochs: 300", "epochs: 1"))
     terminal = ("env", "TTY_COMPATIBLE=1")  # for rich
     output = clone.run(*terminal, *command("train_scratch"))

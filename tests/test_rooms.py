@@ -1,4 +1,4 @@
-"""The rooms of `src/convnets`: what belongs there is said, and imports run one way."""
+"""The rooms of `src/convnets`: each states its content, and imports run one way."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,7 @@ def name(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """The project's modules, as room.module, that a file imports wherever in it."""
+    """The project's modules, as room.module, that a file imports anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -41,7 +41,7 @@ def test_there_are_no_other_rooms_and_no_module_stands_outside():
 
 @pytest.mark.parametrize("room", ["", *ROOMS])
 def test_a_room_says_in_one_sentence_what_belongs_there_and_holds_no_code(room):
-    """Also since the package itself is imported by every stage and a dep of none."""
+    """Every stage imports the package itself, but none declares it as a dep."""
     tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
     assert [type(node) for node in tree.body] == [ast.Expr]
     said = ast.get_docstring(tree) or ""

@@ -1,4 +1,4 @@
-"""Archives and images from outside, honest and hostile, and the subset made of them."""
+"""External archives and images, honest and hostile, and the subset made from them."""
 
 import copy
 import io
@@ -27,7 +27,7 @@ COUNTS = {"train": 3, "validation": 2, "test": 1}
 
 
 def some(max_rejected: float) -> params.Subset:
-    """As many images as `COUNTS`, and that share of unreadable ones."""
+    """As many images as `COUNTS`, and the given share of unreadable images."""
     return params.Subset(**COUNTS, max_rejected=max_rejected)
 
 
@@ -99,7 +99,7 @@ def twice(path: Path) -> Path:
 
 
 def overlapping(path: Path) -> Path:
-    """A zip bomb that no member gives away: they are all the same bytes of the file."""
+    """A zip bomb that no single member reveals: all members share the same bytes."""
     with zipfile.ZipFile(path, "w") as target:
         target.writestr("cat/0.jpg", PHOTO)
         (first,) = target.filelist
@@ -111,14 +111,14 @@ def overlapping(path: Path) -> Path:
 
 
 def misnamed(path: Path) -> Path:
-    """A name that is said to be UTF-8, and is not."""
+    """A name that is declared as UTF-8 but is not."""
     packed(path, {"train/chät.0.jpg": PHOTO})
     path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xff\xff"))
     return path
 
 
 def damaged(path: Path) -> Path:
-    """A nested zip whose compressed bytes are not."""
+    """A nested zip with invalid compressed bytes."""
     packed(path, {"train.zip": b"a" * 100})
     content = bytearray(path.read_bytes())
     start = content.index(b"train.zip") + len("train.zip")
@@ -150,13 +150,13 @@ HOSTILE = {
     "symbolic link": link,
     "is encrypted": encrypted,
     "zip bomb": lambda path: packed(path, {"train/cat.0.jpg": bytes(10**7)}),
-    "not a whole zip": truncated,
+    "not a complete zip": truncated,
     "in all, like a zip bomb": overlapping,
-    "not a whole zip file": lambda path: packed(path, {"train.zip": b"no zip"}),
-    "not a whole zip file .Error -3": damaged,
-    "not a whole zip file .That compression": unknown_compression,
-    "not a whole zip file .'utf-8' codec": misnamed,
-    "'cat/a.jpg' is there more than once": twice,
+    "not a complete zip file": lambda path: packed(path, {"train.zip": b"no zip"}),
+    "not a complete zip file .Error -3": damaged,
+    "not a complete zip file .That compression": unknown_compression,
+    "not a complete zip file .'utf-8' codec": misnamed,
+    "'cat/a.jpg' occurs more than once": twice,
     "'b/cat.1.jpg' and 'a/cat.01.jpeg' are both number 1 of 'cat'": lambda path: packed(
         path, {"b/cat.1.jpg": PHOTO, "a/cat.01.jpeg": PHOTO, "dog.1.jpg": PHOTO}
     ),
@@ -204,7 +204,7 @@ def test_missing_numbers_are_told(tmp_path):
 
 
 UNREADABLE = {
-    "no JPEG or PNG": b"<html></html>",
+    "not a JPEG or PNG": b"<html></html>",
     "truncated": PHOTO[: len(PHOTO) // 2],
     "far too many pixels": encoded(Image.new("1", (20_000, 20_000)), "PNG"),
 }
@@ -234,7 +234,7 @@ def test_a_failure_leaves_the_earlier_subset(tmp_path):
     subset.write(packed(tmp_path / "a.zip", kaggle()), out, some(0.0), 78, 0)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     assert len(before) == 6
-    # Its train and validation images are good, and others.
+    # Its train and validation images are good and different.
     bad = {f"{label}.{i}.jpg": encoded(RED) for label in ("cat", "dog") for i in range(5)}
     bad |= {f"{label}.5.jpg": b"" for label in ("cat", "dog")}
     with pytest.raises(InputError, match="2 of 12 images are unreadable"):
@@ -261,7 +261,7 @@ def test_splits_are_disjoint_balanced_and_by_name_alone(names, extra, seed):
     for split, count in COUNTS.items():
         assert [image.label for image in splits[split]].count("a") == count
     assert subset.choose(found(names)[::-1], COUNTS, seed)["test"] == splits["test"]
-    # More files never reorder those that were there before.
+    # More files never reorder the earlier files.
     order = [i.member for i in subset._ordered(found(names)[: len(names)], seed, 1)]
     larger = [
         i.member for i in subset._ordered(found(names | extra)[: len(names | extra)], seed, 1)
@@ -325,7 +325,7 @@ def test_transparency_is_white_sixteen_bits_are_scaled_and_exif_turns():
     half = Image.new("RGB", (40, 40))
     half.paste((255, 255, 255), (0, 0, 40, 20))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     turned = images.decode(encoded(half, exif=exif), 78)
     assert turned[:, -10:].mean() > 240
     assert turned[:, :10].mean() < 15
@@ -373,7 +373,7 @@ def test_a_linear_model_on_pixels_does_badly_on_the_sample():
 
 
 def test_digits_that_were_tampered_with_are_not_taken(tmp_path):
-    """Keras knows the hash of MNIST, also of a file that it got before."""
+    """Keras checks the hash of MNIST, even of a cached file."""
     (tmp_path / "datasets").mkdir()
     arrays = {"x": np.zeros((9, 28, 28), np.uint8), "y": np.zeros(9, np.uint8)}
     np.savez(

@@ -1,4 +1,4 @@
-"""MLflow's store fails, at any time and in any way: no training suffers, nothing is lost."""
+"""MLflow's store may fail at any time and in any way. No training suffers, nothing is lost."""
 
 import http.server
 import os
@@ -37,7 +37,7 @@ SECRET = "planted-" + "secret"
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, request) -> Path:
-    """A clone in which the digits' stages can be run."""
+    """A clone that can run the digits' stages."""
     folder = Clone.of_commit(tmp_path / "project").folder
     (folder / "data").mkdir()
     (folder / "data/mnist.npz").write_bytes(b"digits")
@@ -56,7 +56,7 @@ def address(number: int) -> str:
 
 
 class Server:
-    """A real MLflow server on this machine, to be stopped and started again."""
+    """A real MLflow server on this machine, which can be stopped and restarted."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -101,7 +101,7 @@ def nothing_listens() -> str:
 
 @pytest.fixture
 def answers_500():
-    """The address of a server that has an internal error for everything."""
+    """The address of a server that answers everything with an internal error."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -203,7 +203,7 @@ def test_a_server_that_dies_amid_a_run(project, server, monkeypatch, capsys):
     output = capsys.readouterr().out
     assert not holding(SECRET, project)
     assert "warning: MLflow fails (" in output
-    assert "train_mnist@max_pooling goes on without it" in output
+    assert "train_mnist@max_pooling continues without it" in output
     assert "run `python -m convnets sync`" in output
     assert SECRET not in output
 
@@ -258,7 +258,7 @@ def test_a_server_that_fails_from_the_start(project, server, request, failing, m
     sync.sync()
     run_id = is_whole(server.uri, request.node.name, model)
     assert not list(Path(".unrecorded").iterdir())
-    # Broken off after all was copied, but before it was removed, it adds nothing the next time.
+    # If sync is interrupted after the copy but before the removal, the next sync adds nothing.
     shutil.copytree(kept, ".unrecorded", dirs_exist_ok=True)
     sync.sync()
     assert is_whole(server.uri, request.node.name, model) == run_id
@@ -270,7 +270,7 @@ def test_a_server_that_fails_from_the_start(project, server, request, failing, m
 
 @pytest.fixture
 def hangs():
-    """The address of a server that takes every request and answers none."""
+    """The address of a server that accepts every request and answers none."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield address(listener.getsockname()[1])
 
@@ -310,12 +310,12 @@ def test_where_nothing_can_be_recorded_the_stage_goes_on(project, hangs, monkeyp
         run.metrics({"loss": 1.0})
     output = capsys.readouterr().out
     assert output.count("warning: MLflow fails (") == 1
-    assert "download_mnist leaves it out from here on" in output
+    assert "download_mnist is no longer recorded" in output
     assert "convnets sync" not in output
 
 
 def test_stages_that_start_at_once_share_a_fresh_store(project):
-    """None spoils the making of the database, and none is kept waiting until it gives up."""
+    """No process corrupts the new database, and none waits until it gives up."""
     code = (
         "import sys\n"
         "from convnets.tracking.run import recorded\n"
@@ -364,14 +364,14 @@ def test_the_stages_of_one_dvc_command_have_its_start_in_common(tmp_path):
     first, second = starts(sys.executable, str(command))
     assert first == second
     (another, _), (alone,) = starts(sys.executable, str(command)), starts(*stage)
-    assert first < another < alone  # in order also as texts
+    assert first < another < alone  # the order as texts is the same
 
 
 def test_a_defect_of_ours_is_no_failure_of_the_store(project, capsys):
-    """A wrong dataset's name, and whatever else is wrong with a call, ends the stage."""
+    """A wrong dataset name, or any other error in a call, ends the stage."""
     for wrong in (Path("data/images/train.npy"), Path("data/mnist.npy")):
         with (
-            pytest.raises(KeyError, match="is no dep of this stage"),
+            pytest.raises(KeyError, match="is not a dep of this stage"),
             recorded("train_mnist@max_pooling") as run,
         ):
             run.dataset(wrong, "train")

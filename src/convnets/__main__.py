@@ -1,4 +1,4 @@
-"""`python -m convnets`: what there is to do beside the stages."""
+"""`python -m convnets`: the commands besides the stages."""
 
 import argparse
 import sys
@@ -33,20 +33,20 @@ def predict(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m convnets", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    about = "record in MLflow what it missed while its server was down"
+    about = "record in MLflow the runs that it missed while its server was down"
     command = commands.add_parser("sync", help=about, description=about)
     command.set_defaults(run=sync)
 
-    about = "tell the class of images"
+    about = "predict the class of images"
     command = commands.add_parser("predict", help=about, description=about)
     command.add_argument(
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="a file, a folder with .jpg, .jpeg or .png anywhere in it, or - for one on stdin",
+        help="a file, a folder that is searched for .jpg, .jpeg and .png, or - for stdin",
     )
     command.add_argument(
-        "--model", default="champion", help="a .keras file (default: MLflow's model champion)"
+        "--model", default="champion", help="a .keras file (default: MLflow's champion)"
     )
     command.add_argument("--format", choices=("table", "json", "csv"), default="table")
     command.set_defaults(run=predict)

@@ -1,1 +1,1 @@
-"""What every room stands on: a person's screen, whole files, and the schema of `params.yaml`."""
+"""What every room builds on: terminal output, atomic writes, and the schema of `params.yaml`."""

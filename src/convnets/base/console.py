@@ -1,4 +1,4 @@
-"""What a person sees of a stage: one-line errors, progress, no framework noise."""
+"""Terminal output of a stage: one-line errors, progress, no framework noise."""
 
 import errno
 import logging
@@ -23,35 +23,35 @@ from rich.progress import (
 T = TypeVar("T")
 _hushed = ExitStack()
 
-# The failures of a disk that its owner can mend; any other is a defect of ours.
+# Disk errors that the user can fix. Any other OSError is a bug.
 REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
-    errno.EROFS: "use a disk that can be written to",
-    errno.EACCES: "allow it to be read and written",
-    errno.EPERM: "allow it to be read and written",
-    errno.ENOTDIR: "a folder must be there; move the file away",
-    errno.EEXIST: "a folder must be there; move the file away",
-    errno.EISDIR: "a file must be there; move the folder away",
+    errno.EROFS: "use a writable disk",
+    errno.EACCES: "make it readable and writable",
+    errno.EPERM: "make it readable and writable",
+    errno.ENOTDIR: "expected a folder there; move the file away",
+    errno.EEXIST: "expected a folder there; move the file away",
+    errno.EISDIR: "expected a file there; move the folder away",
 }
 
 
 class InputError(ValueError):
-    """Something given from outside cannot be used; the message says what, why and the remedy."""
+    """Unusable input from outside. The message says what is wrong, why, and how to fix it."""
 
 
 def say(message: str) -> None:
-    """Print one plain line at once, also into a pipe."""
+    """Print one plain line and flush it, so that a pipe gets it at once."""
     print(message, flush=True)
 
 
 def hush() -> None:
-    """Keep off the terminal what TensorFlow says when it is imported, until `unhush` or `run`.
+    """Silence TensorFlow's import messages until `unhush` or `run`.
 
-    Its libraries log to file descriptor 2 while they are loaded, before they heed any setting, so
-    until then that leads nowhere. Python's own `sys.stderr` is kept.
+    Its libraries log to file descriptor 2 while they load, before any setting takes effect. Until
+    then the descriptor points to the null device. Python's own `sys.stderr` still works.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for what they log later
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for messages logged later
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     _hushed.callback(os.dup2, sys.stderr.fileno(), 2)
@@ -60,20 +60,20 @@ def hush() -> None:
 
 
 def unhush() -> None:
-    """End what `hush` began, if it did."""
+    """Undo `hush`, if it was called."""
     _hushed.close()
 
 
 def printable(text: str) -> str:
-    """Return a text from outside in one line, without codes that would command a terminal."""
+    """Return external text on one line, without terminal control codes."""
     return text if text.isprintable() else ascii(text)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a program's `main`, turning what a person can mend into one line and an exit status.
+    """Run a program's `main`. Turn errors that the user can fix into one line and an exit status.
 
-    Exits with 1 after an `InputError` or where the disk is full or may not be written to, and 130
-    after Ctrl-C or SIGTERM; any other exception is a defect of ours and keeps its traceback.
+    Exits with 1 after an `InputError`, or if the disk is full or not writable. Exits with 130 after
+    Ctrl-C or SIGTERM. Any other exception is a bug and keeps its traceback.
     """
     unhush()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -89,18 +89,18 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {error.filename or Path.cwd()}: {problem}; {remedy}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("stopped; run it again to go on", file=sys.stderr)
+        print("stopped; run it again to resume", file=sys.stderr)
         sys.exit(130)
 
 
 @contextmanager
 def bar(what: str, total: int, done: int, console: Console) -> Iterator[Callable[[], None]]:
-    """Show a bar with the time left while the block runs, and give it a function to advance it.
+    """Show a progress bar with the time left, and yield a function that advances it.
 
     Args:
-        what: the work's name, such as "decode".
-        total: how many steps there are.
-        done: how many of them were done before.
+        what: the task's name, such as "decode".
+        total: number of steps.
+        done: number of steps already done.
         console: a terminal.
     """
     columns = (
@@ -115,13 +115,13 @@ def bar(what: str, total: int, done: int, console: Console) -> Iterator[Callable
 
 
 def progress(items: Iterable[T], what: str, total: int, beside_output: bool = False) -> Iterator[T]:
-    """Yield `items`, showing a bar with the time left on a terminal and some plain lines elsewhere.
+    """Yield `items` with a progress bar on a terminal, or with a few plain lines elsewhere.
 
     Args:
-        items: what to go through.
-        what: the work's name, such as "decode".
-        total: how many items there will be.
-        beside_output: stdout is for results: show the bar on stderr, and elsewhere nothing.
+        items: the items to yield.
+        what: the task's name, such as "decode".
+        total: number of items.
+        beside_output: stdout is for results. Show the bar on stderr, and no plain lines.
     """
     console = Console(stderr=beside_output)
     if console.is_terminal:

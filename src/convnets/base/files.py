@@ -1,4 +1,4 @@
-"""Files and folders that are there as a whole or not at all."""
+"""Atomic writes: a file or folder appears complete or not at all."""
 
 import json
 import shutil
@@ -10,18 +10,18 @@ from typing import Any
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a place beside `path` to write to; it takes that name once all is written.
+    """Write a file or folder atomically: yield a temporary path, then rename it to `path`.
 
-    After any failure the place is empty again, and what `path` was before is still there.
+    After a failure the temporary path is removed, and `path` is unchanged.
 
     Args:
-        path: of the file or the folder to be; the folder that it is in is made.
+        path: the file or folder to write. Its parent folder is created.
 
     Yields:
-        Where to write: nothing is there yet. The suffix is that of `path`.
+        The temporary path, beside `path` and with the same suffix. Nothing exists there yet.
 
     Raises:
-        OSError: it cannot be written; `filename` is `path`.
+        OSError: the write failed; `filename` is `path`.
     """
     part, old = (path.with_name(f".{kind}.{path.name}") for kind in ("part", "old"))
     try:
@@ -29,7 +29,7 @@ def atomic(path: Path) -> Iterator[Path]:
         _remove(part)
         try:
             yield part
-            if path.is_dir():  # unlike a file, it cannot simply be replaced
+            if path.is_dir():  # a folder, unlike a file, cannot be overwritten
                 _remove(old)
                 path.replace(old)
             part.replace(path)
@@ -39,12 +39,12 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         named = [Path(str(name)) for name in (error.filename, error.filename2) if name is not None]
         if not named or any(name.is_relative_to(part) for name in named):
-            error.filename = str(path)  # a full disk is told without the file
+            error.filename = str(path)  # a full-disk error names no file
         raise
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write values as a JSON file for people to read, and for DVC to show as metrics."""
+    """Write values as readable JSON, which DVC can show as metrics."""
     with atomic(path) as part:
         part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The typed schema of `params.yaml`: unknown keys and impossible values are refused by name."""
+"""The typed schema of `params.yaml`. Errors name each unknown key and invalid value."""
 
 import difflib
 from collections.abc import Iterable
@@ -24,9 +24,9 @@ Stage = TypeVar("Stage", bound="Training")
 
 
 class Section(BaseModel):
-    """A mapping of `params.yaml` in which every key is known and every value of its own type."""
+    """A section of `params.yaml`: every key is known and every value is typed."""
 
-    # Numbers such as 1e-05, as DVC writes them, are text to YAML 1.1: floats are parsed from it.
+    # DVC writes numbers such as 1e-05. YAML 1.1 reads them as text, so floats may be text.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -70,14 +70,14 @@ class Augmentation(Section):
 
 
 class Views(Section):
-    """The cache of augmented views, each pushed through the frozen layers once."""
+    """The cache of augmented views. Each view passes through the frozen layers once."""
 
     count: Count
     max_gigabytes: Annotated[float, Field(gt=0)]
 
 
 class Training(Section):
-    """What every training stage has."""
+    """The params of every training stage."""
 
     epochs: Count
     batch_size: Count
@@ -128,14 +128,14 @@ class Mnist(Section):
 
 
 def _kind(section: Any) -> str:
-    """Tell a head's section from a convnet's: a head names the features that it reads."""
+    """Return the kind of a section, "head" or "convnet". Only a head has the key `features`."""
     named = section if isinstance(section, dict) else dir(section)
     return "head" if "features" in named else "convnet"
 
 
 class Params(Section):
-    """All of `params.yaml`. Every other section named `train_…` belongs to the stage of its name:
-    it is a head's, or else a convnet's.
+    """All of `params.yaml`. An extra section `train_…` configures the stage of the same name, which
+    trains a head or a convnet.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -171,14 +171,14 @@ class Params(Section):
         return values
 
     def of(self, stage: str, kind: type[Stage]) -> Stage:
-        """Return a training stage's section; `epochs` at the top, if a number, overrides its own.
+        """Return a training stage's section. The top-level `epochs`, if set, overrides its own.
 
         Args:
             stage: the section's name.
-            kind: of `Training`.
+            kind: the expected subclass of `Training`.
 
         Raises:
-            InputError: there is no such section, or it is of another kind.
+            InputError: the section is missing or of another kind.
         """
         section = getattr(self, stage, None)
         if not isinstance(section, kind):
@@ -191,8 +191,8 @@ def load(path: str | Path = "params.yaml") -> Params:
     """Read and check a parameter file.
 
     Raises:
-        InputError: the file is missing or no YAML, or has unknown, missing or impossible values;
-            the message names each key and what would be right.
+        InputError: the file is missing, is not YAML, or has unknown, missing or invalid values;
+            the message names each key and the fix.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -209,12 +209,12 @@ def load(path: str | Path = "params.yaml") -> Params:
 
 
 def _explain(problem: dict[str, Any]) -> str:
-    """One clause on one key: `train_scratch.epochs: input should be … (got 0)`."""
+    """Return one clause for one key: `train_scratch.epochs: input should be …, not 0`."""
     kinds = {"head": HeadTraining, "convnet": ConvnetTraining}
     loc = [str(part) for part in problem["loc"] if part not in kinds]
     name = ".".join(loc)
     message = problem["msg"].removeprefix("Value error, ")
-    if not name:  # of the file as a whole
+    if not name:  # an error of the whole file
         return message if problem["type"] == "value_error" else f"(the whole file): {message}"
     if problem["type"] == "extra_forbidden":
         tag = next((part for part in problem["loc"] if part in kinds), None)
@@ -228,4 +228,4 @@ def _explain(problem: dict[str, Any]) -> str:
 
 def _hint(key: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(key), list(known), n=1)
-    return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

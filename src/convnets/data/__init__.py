@@ -1,1 +1,1 @@
-"""Pictures and digits on their way from wherever they are to arrays with labels."""
+"""Images and digits, from their sources to arrays with labels."""

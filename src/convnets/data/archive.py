@@ -1,4 +1,4 @@
-"""Image archives: hostile until checked, and read without being extracted."""
+"""Image archives: treated as hostile until checked, and read without extraction."""
 
 import re
 import shutil
@@ -17,9 +17,9 @@ from convnets.base.console import InputError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_MEMBER_BYTES = 64 * 2**20  # no photograph is larger
 MAX_NESTED_BYTES = 16 * 2**30
-MAX_RATIO = 200  # of a member's unpacked to packed bytes; deflate's own limit is about 1,000
-MAX_TOTAL_RATIO = 20  # of all members' to the archive's; members may overlap to get beyond any
-# What reading a member of a damaged archive may raise, besides zipfile's own refusal.
+MAX_RATIO = 200  # unpacked / packed bytes of a member; deflate's own limit is about 1,000
+MAX_TOTAL_RATIO = 20  # the same for the whole archive, as overlapping members evade MAX_RATIO
+# Errors from a damaged archive. zipfile raises more than its own BadZipFile.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError)
 
 _KAGGLE_NAME = re.compile(r"(?P<label>[^.]+)\.(?P<number>\d{1,9})\.(?:jpe?g|png)", re.IGNORECASE)
@@ -37,12 +37,13 @@ class Image(NamedTuple):
 def open_images(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[Image]]]:
     """Open an archive of images: Kaggle's `train.zip` in a zip, `train.zip` itself, or folders.
 
-    In Kaggle's layout an image is named `<class>.<number>.jpg`; otherwise the folder that it is
-    in names its class. Unlabelled images, such as Kaggle's `test1`, are passed over when there
-    are labelled ones in Kaggle's naming.
+    In Kaggle's layout an image is named `<class>.<number>.jpg`. Otherwise its folder names its
+    class. Unlabelled images, such as Kaggle's `test1`, are skipped if other images have Kaggle's
+    names.
 
     Yields:
-        The zip that holds the images, open, and its images in Kaggle's or else the names' order.
+        The open zip that holds the images, and the images in the order of Kaggle's numbers or else
+        of their names.
 
     Raises:
         InputError: the archive is missing, truncated, encrypted, hostile or without images.
@@ -54,7 +55,7 @@ def open_images(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[Image]]]:
             names = container.namelist()
             nested = [name for name in names if PurePosixPath(name).name == "train.zip"]
             if nested:
-                # A zip in a zip can be sought in only once it stands in a file of its own.
+                # A nested zip is seekable only as a file of its own.
                 spool = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
                 with container.open(nested[0]) as source:
                     shutil.copyfileobj(source, spool, 2**20)
@@ -64,21 +65,21 @@ def open_images(path: Path) -> Iterator[tuple[zipfile.ZipFile, list[Image]]]:
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file; correct data.path") from error
         except IsADirectoryError as error:
-            raise InputError(f"{path}: a folder, not a zip; use data.source=folder") from error
+            raise InputError(f"{path}: is a folder, not a zip; use data.source=folder") from error
         except DAMAGE as error:
             raise InputError(
-                f"{path}: not a whole zip file ({error}); download it again"
+                f"{path}: not a complete zip file ({error}); download it again"
             ) from error
         yield container, found
 
 
 def _check(archive: zipfile.ZipFile, path: Path, size: int) -> None:
-    """Refuse members that no honest archive of photographs has.
+    """Reject members that no honest archive of photographs contains.
 
     Args:
-        archive: open.
-        path: what to call it.
-        size: its bytes.
+        archive: the open archive.
+        path: its name in messages.
+        size: its size in bytes.
     """
     names = Counter(archive.namelist())
     for member in archive.infolist():
@@ -92,7 +93,7 @@ def _check(archive: zipfile.ZipFile, path: Path, size: int) -> None:
         elif member.flag_bits & 0x1:
             problem = "is encrypted"
         elif names[member.filename] > 1:
-            problem = "is there more than once"
+            problem = "occurs more than once"
         elif name.suffix.lower() not in (*IMAGE_SUFFIXES, ".zip"):
             continue
         elif member.file_size > limit or member.file_size / packed > MAX_RATIO:
@@ -135,7 +136,7 @@ def _images(archive: zipfile.ZipFile, path: Path) -> list[Image]:
 
 
 def _check_folders(archive: zipfile.ZipFile, path: Path, images: list[Image]) -> None:
-    """Refuse a class of which there is the folder alone."""
+    """Reject a class folder without images."""
     classes = {PurePosixPath(image.member).parent for image in images}
     beside = {folder.parent for folder in classes}
     for member in archive.infolist():

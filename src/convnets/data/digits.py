@@ -1,4 +1,4 @@
-"""Handwritten digits: MNIST, or scikit-learn's small set where there is no network."""
+"""Handwritten digits: MNIST, or scikit-learn's small set, which needs no network."""
 
 import zipfile
 from pathlib import Path
@@ -18,11 +18,11 @@ def write(how: params.Mnist, seed: int, out: Path) -> None:
 
     Args:
         how: the source: digits (scikit-learn's, 8 × 8, upscaled), keras (a download) or a file.
-        seed: of the split of scikit-learn's digits.
-        out: the `.npz` file.
+        seed: seed of the split of scikit-learn's digits.
+        out: the `.npz` file to write.
 
     Raises:
-        InputError: the file is no MNIST, or the download failed.
+        InputError: the file is not MNIST, or the download failed.
     """
     if how.source == "digits":
         arrays = _digits(seed)
@@ -33,7 +33,8 @@ def write(how: params.Mnist, seed: int, out: Path) -> None:
             (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
         except Exception as error:  # Keras raises a bare Exception for a failed download
             raise InputError(
-                f"mnist.npz: cannot be downloaded ({error}); connect, or set mnist.source to file"
+                f"mnist.npz: cannot be downloaded ({error}); connect to a network, or set "
+                "mnist.source to file"
             ) from error
         arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
     else:
@@ -49,9 +50,9 @@ def load(path: Path, split: str) -> Examples:
 
 
 def hold_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
-    """Split off a random share for validation; return the rest and it.
+    """Split off a random share for validation; return the rest and the share.
 
-    The book validates its digits on nothing and keeps the last epoch; we choose the epoch.
+    The book has no validation digits and keeps the last epoch. Here they choose the epoch.
     """
     order = np.random.default_rng(seed).permutation(len(examples.labels))
     held, rest = np.split(order, [max(1, round(share * len(order)))])
@@ -67,7 +68,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: no mnist.npz ({error}); correct mnist.path") from error
+        raise InputError(f"{path}: not an mnist.npz ({error}); correct mnist.path") from error
     for split in ("train", "test"):
         images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
         if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:

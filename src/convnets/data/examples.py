@@ -13,26 +13,26 @@ IMAGES = Path("data/images")  # a `.npy` and a `.csv` for each split
 
 
 class Examples(NamedTuple):
-    """Inputs and labels of a split; with K views an input, row i·K + k is view k of example i."""
+    """Inputs and labels of a split. With K views an example, row i·K + k is view k of example i."""
 
     inputs: NDArray[Any]
     labels: NDArray[np.integer[Any]]
-    source: Path  # the file that the inputs are in
+    source: Path  # the file that holds the inputs
     views: int = 1
 
 
 def load(inputs: Path, table: Path, views: int = 1) -> Examples:
-    """Memory-map a split's images or features, with the labels of the split.
+    """Memory-map a split's images or features, and read its labels.
 
     Args:
         inputs: a `.npy` file.
-        table: a `.csv` file with a row for each example, of which `label` is a column.
-        views: rows of `inputs` to each example.
+        table: a `.csv` file with one row per example and a column `label`.
+        views: rows of `inputs` per example.
     """
     return Examples(npy.read(inputs), pd.read_csv(table)["label"].to_numpy(), inputs, views)
 
 
 def class_names() -> list[str]:
-    """Return the names of the classes of the images, in the order of their labels."""
+    """Return the class names of the images, in label order."""
     table = pd.read_csv(IMAGES / "train.csv").drop_duplicates("label").sort_values("label")
     return [str(name) for name in table["class"]]

@@ -1,4 +1,4 @@
-"""One image file decoded into pixels; a bad one is refused with its reason."""
+"""Decode an image file into pixels, or reject it with a reason."""
 
 import io
 import warnings
@@ -11,36 +11,36 @@ FORMATS = ("JPEG", "PNG")
 
 
 class ImageError(ValueError):
-    """The bytes are no whole JPEG or PNG image of acceptable size."""
+    """The bytes are not a complete JPEG or PNG image of acceptable size."""
 
 
 def decode(content: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode a JPEG or PNG upright, in RGB, resized as Keras does: whole, to a square.
+    """Decode a JPEG or PNG upright, in RGB, and resize the whole image to a square, as Keras does.
 
-    Transparent pixels come out over white; 16-bit and palette images become 8-bit RGB.
+    Transparent pixels are blended with white. 16-bit and palette images become 8-bit RGB.
 
     Args:
         content: the file's bytes.
-        size: of either side of the result, in pixels.
+        size: side of the result, in pixels.
 
     Returns:
-        An array of (size, size, 3), uint8.
+        A (size, size, 3) uint8 array.
 
     Raises:
-        ImageError: the image is truncated, of another format or too large to be a photograph.
+        ImageError: the image is truncated, in another format, or too large to be a photograph.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                # A JPEG decodes straight to a half or quarter of its size where that suffices.
+                # A JPEG can be decoded directly at half or a quarter of its size, which saves time.
                 image.draft("RGB", (2 * size, 2 * size))
                 upright = ImageOps.exif_transpose(_rgb(image))
                 square = upright.resize((size, size), Image.Resampling.BILINEAR)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("far too many pixels") from error
     except UnidentifiedImageError as error:
-        raise ImageError("no JPEG or PNG") from error
+        raise ImageError("not a JPEG or PNG") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError(str(error) or "cannot be decoded") from error
     return np.asarray(square, dtype=np.uint8)

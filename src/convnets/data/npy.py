@@ -1,4 +1,4 @@
-"""NumPy files written in a stream and read through memory maps."""
+"""NumPy files, streamed to disk and read through memory maps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ from numpy.typing import DTypeLike, NDArray
 class Writer:
     """Appends rows to an open `.npy` file; see `writer`.
 
-    Not through a memory map, also where the length is known: on a disk that fills up, that ends the
-    process with a signal instead of an error.
+    It does not write through a memory map, even if the length is known. On a full disk, that kills
+    the process with a signal instead of raising an error.
     """
 
     def __init__(self, file: Any, row_shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -24,11 +24,11 @@ class Writer:
         self.write_header()
         self._start = file.tell()
         self._row_bytes = self.dtype.itemsize * int(np.prod(row_shape))
-        # What an interrupted process left: the rows that it wrote whole.
+        # The complete rows that an interrupted process left.
         self.rows = (file.seek(0, 2) - self._start) // self._row_bytes
 
     def write_header(self) -> None:
-        """Write the header for the rows so far; NumPy pads it so that a longer count fits."""
+        """Write the header for the rows so far. NumPy's padding leaves room for a larger count."""
         self._file.seek(0)
         header = {
             "descr": np.lib.format.dtype_to_descr(self.dtype),
@@ -38,7 +38,7 @@ class Writer:
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def keep(self, rows: int) -> None:
-        """Drop all but the first `rows`, and go on after them."""
+        """Keep the first `rows` and continue after them."""
         self.rows = rows
         self._file.truncate(self._start + rows * self._row_bytes)
         self._file.seek(0, 2)
@@ -47,14 +47,14 @@ class Writer:
         """Append `rows` of shape (n, *row_shape), cast to the file's dtype.
 
         Raises:
-            ValueError: another shape, or values that the dtype cannot hold as finite numbers.
+            ValueError: the shape differs, or the dtype cannot hold the values as finite numbers.
         """
         if rows.shape[1:] != self.row_shape:
             raise ValueError(f"rows of shape {rows.shape[1:]}, expected {self.row_shape}")
         with np.errstate(over="ignore"):
             cast = np.ascontiguousarray(rows, dtype=self.dtype)
         if not np.isfinite(cast).all():
-            raise ValueError(f"values that {self.dtype} cannot hold as finite numbers")
+            raise ValueError(f"{self.dtype} cannot hold the values as finite numbers")
         self._file.write(cast.data)
         self.rows += len(rows)
 
@@ -63,13 +63,13 @@ class Writer:
 def writer(
     path: Path, row_shape: tuple[int, ...], dtype: DTypeLike, resume: bool = False
 ) -> Iterator[Writer]:
-    """Open a `.npy` file for streaming; it gets its name only once it is whole.
+    """Open a `.npy` file for streaming. It gets its name only once it is complete.
 
     Args:
-        path: the file to write; its folder is made.
-        row_shape: the shape of one row.
-        dtype: of the stored values.
-        resume: leave the rows written before a failure, and go on after them the next time.
+        path: the file to write; its folder is created.
+        row_shape: shape of one row.
+        dtype: dtype of the stored values.
+        resume: keep the rows written before a failure, and continue after them next time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -84,7 +84,7 @@ def writer(
             out.write_header()
         part.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk is told without the file
+        error.filename = error.filename or str(path)  # a full-disk error names no file
         raise
     finally:
         if not resume:
@@ -92,6 +92,6 @@ def writer(
 
 
 def read(path: str | Path) -> NDArray[Any]:
-    """Memory-map a `.npy` file, read-only; pickled objects are refused."""
+    """Memory-map a `.npy` file, read-only; pickled objects are rejected."""
     array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array

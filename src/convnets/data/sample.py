@@ -1,9 +1,9 @@
 """Drawn cats and dogs: a small stand-in for the photographs, made offline from a seed.
 
-What tells them apart is shape: a cat has pointed ears, slit pupils, whiskers and a thin upright
-tail; a dog has hanging ears, a long muzzle with a tongue and a thick tail. Colour, size, place,
-pose, background, light and noise say nothing of the class, so that a linear model on pixels
-does badly and a small convnet well but not perfectly.
+Only shape separates the classes. A cat has pointed ears, slit pupils, whiskers and a thin upright
+tail. A dog has hanging ears, a long muzzle with a tongue, and a thick tail. Colour, size, position,
+pose, background, light and noise do not depend on the class. So a linear model on pixels does
+badly, and a small convnet does well but not perfectly.
 """
 
 import io
@@ -20,12 +20,12 @@ Point = tuple[float, float]
 
 
 def draw(label: str, index: int, seed: int) -> Image.Image:
-    """Draw one animal, of 110 to 150 pixels a side; the same arguments draw the same picture.
+    """Draw one animal, 110 to 150 pixels a side. The same arguments give the same picture.
 
     Args:
         label: "cat" or "dog".
         index: the picture's number.
-        seed: of the whole sample.
+        seed: seed of the whole sample.
     """
     rng = np.random.default_rng([seed, CLASSES.index(label), index])
     width, height = (int(side) for side in rng.integers(110, 151, 2))
@@ -49,7 +49,7 @@ def write_archive(path: Path, count: int, seed: int) -> Iterator[str]:
     """Write `train.zip` in a zip, as Kaggle does, with `count` images of each class.
 
     Yields:
-        Each member's name once it is written, for showing progress.
+        Each member's name once it is written, to show progress.
     """
     inner_file = io.BytesIO()
     with zipfile.ZipFile(inner_file, "w") as inner:
@@ -87,7 +87,7 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Image.Imag
 
 
 def _animal(rng: np.random.Generator, label: str, side: int) -> tuple[Image.Image, Image.Image]:
-    """Return a square RGB picture of the animal and the mask of what it covers."""
+    """Return a square RGB picture of the animal, and its mask."""
     image, mask = Image.new("RGB", (side, side)), Image.new("L", (side, side))
     pen, mask_pen = ImageDraw.Draw(image), ImageDraw.Draw(mask)
     fur = rng.integers(20, 236, 3)

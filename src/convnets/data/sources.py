@@ -1,4 +1,4 @@
-"""Getting the images, from wherever they are, as one archive."""
+"""Get the images from any source as one archive."""
 
 import contextlib
 import io
@@ -16,16 +16,16 @@ COMPETITION = "dogs-vs-cats"
 
 
 def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> None:
-    """Write the images as one archive, from where the params say.
+    """Write the images from the configured source as one archive.
 
     Args:
         how: the source, and its path if it has one.
-        subset: how many images of each class the drawn sample needs.
-        seed: of the drawn sample.
-        out: the archive.
+        subset: images per class, which the drawn sample must provide.
+        seed: seed of the drawn sample.
+        out: the archive to write.
 
     Raises:
-        InputError: the source cannot be had or used.
+        InputError: the source is unavailable or unusable.
     """
     path = Path(how.path or "").expanduser()
     match how.source:
@@ -40,16 +40,16 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> None
 
 
 def write_sample(out: Path, count: int, seed: int) -> None:
-    """Draw `count` cats and as many dogs; see `convnets.data.sample`."""
+    """Draw `count` cats and `count` dogs; see `convnets.data.sample`."""
     for _ in progress(sample.write_archive(out, count, seed), "draw", 2 * count):
         pass
 
 
 def copy_archive(path: Path, out: Path) -> None:
-    """Copy a local archive, checked.
+    """Check and copy a local archive.
 
     Raises:
-        InputError: it is no archive of images that we can use.
+        InputError: the file is not a usable archive of images.
     """
     with archive.open_images(path) as (_, images):
         say(f"{path.name}: {len(images):,} labelled images")
@@ -57,10 +57,10 @@ def copy_archive(path: Path, out: Path) -> None:
 
 
 def pack_folder(path: Path, out: Path) -> None:
-    """Pack `<class>/*.jpg` (or .jpeg, .png) under `path` into an archive, class folders kept.
+    """Pack `<class>/*.jpg` (or .jpeg, .png) under `path` into an archive. Keep the class folders.
 
     Raises:
-        InputError: there is no such folder, it holds no class with images or one without, or a
+        InputError: the folder is missing, has no images, has a class without images, or has a
             name that is not UTF-8.
     """
     if not path.is_dir():
@@ -91,11 +91,12 @@ def pack_folder(path: Path, out: Path) -> None:
 def download_from_kaggle(out: Path) -> None:
     """Download the competition's archive with the official client and the user's own token.
 
-    A broken download goes on where it was, the next time too, if Kaggle's file is still the same.
-    The whole file stays beside `out`: another run, with other params, asks Kaggle for nothing.
+    An interrupted download resumes, also in a later run, if Kaggle's file is unchanged. The
+    complete file stays beside `out`, so a run with other params downloads nothing.
 
     Raises:
-        InputError: no token, a refused one, terms not accepted, no network, or no whole archive.
+        InputError: the token is missing or refused, the rules are not accepted, the connection
+            failed, or the file is not an archive of images.
     """
     name = f"{COMPETITION}.zip"
     kept, unfinished = out.with_name(name), out.with_name("kaggle")
@@ -109,7 +110,7 @@ def download_from_kaggle(out: Path) -> None:
         except (InputError, ValueError) as error:
             shutil.rmtree(unfinished)
             raise InputError(
-                f"{name}: what came from Kaggle is no archive of images; run again to start over"
+                f"{name}: Kaggle's file is not an archive of images; run again to start over"
             ) from error
         file.replace(kept)
         shutil.rmtree(unfinished)
@@ -120,21 +121,21 @@ def download_from_kaggle(out: Path) -> None:
 
 
 def _ask_kaggle(folder: Path) -> None:
-    """Let the official client download into a folder, where it also keeps what is unfinished."""
+    """Download into a folder with the official client, which also keeps unfinished files there."""
     import requests
 
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_MININTERVAL", "10")  # the client's bar: a line now and then
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # fewer lines of the client's bar
     refused = "Kaggle refused the token; create a new one in your account's settings"
     try:
-        # The client prints pages of help, and in an error the signed address of the file.
+        # The client prints pages of help, and the file's signed address in an error.
         with contextlib.redirect_stdout(io.StringIO()):
             from kaggle import api
             from kagglesdk.kaggle_env import get_access_token_from_env
 
             api.authenticate()
             api.competition_download_files(COMPETITION, path=str(folder), quiet=False)
-    except SystemExit as error:  # how the client says that it has no token, or a refused one
+    except SystemExit as error:  # raised without a token or with a refused token
         if get_access_token_from_env()[0]:
             raise InputError(refused) from error
         raise InputError(
@@ -146,12 +147,12 @@ def _ask_kaggle(folder: Path) -> None:
         remedies = {
             401: refused,
             403: f"accept the rules of the competition {COMPETITION} on its Kaggle page first",
-            429: "Kaggle asks for patience; run again in some minutes",
+            429: "Kaggle limits the request rate; run again in a few minutes",
         }
-        remedy = remedies.get(status, "Kaggle has a fault; run again later")
+        remedy = remedies.get(status, "Kaggle failed; run again later")
         raise InputError(f"{COMPETITION}.zip: {remedy} (status {status})") from error
     except requests.RequestException as error:
         raise InputError(
-            f"{COMPETITION}.zip: no connection to Kaggle, or a broken one "
-            f"({type(error).__name__}); run again to go on, or use data.source=archive with a copy"
+            f"{COMPETITION}.zip: the connection to Kaggle failed ({type(error).__name__}); "
+            "run again to resume, or use data.source=archive with a copy"
         ) from error

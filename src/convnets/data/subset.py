@@ -1,4 +1,4 @@
-"""The book's small subset: which images go to which split, decoded once into arrays."""
+"""The book's small subset: choose the images of each split, and decode them once into arrays."""
 
 import hashlib
 from collections import Counter
@@ -18,21 +18,21 @@ SPLITS = ("train", "validation", "test")
 def choose(
     found: list[archive.Image], counts: dict[str, int], seed: int
 ) -> dict[str, list[archive.Image]]:
-    """Choose the images of each split, the same number of every class (listing 8.6).
+    """Choose the images of each split, the same number from every class (listing 8.6).
 
-    Kaggle's numbering decides where there is one: train is [0, n), validation follows, then test.
-    Elsewhere each class is put in an order that depends on the seed and the names alone.
+    With Kaggle's numbers, train is [0, n), then validation follows, then test. Without them, the
+    order of each class depends only on the seed and the names.
 
     Args:
         found: the archive's images.
-        counts: images per class of each split, in the order in which they are taken.
-        seed: of the order, in a `<class>/` layout.
+        counts: images per class for each split, in the order of the splits.
+        seed: seed of the order in a `<class>/` layout.
 
     Returns:
-        For each split its images, class by class.
+        The images of each split, class by class.
 
     Raises:
-        InputError: fewer than two classes, or too few images of one.
+        InputError: there are fewer than two classes, or a class has too few images.
     """
     by_class: dict[str, list[archive.Image]] = {}
     for image in found:
@@ -49,7 +49,7 @@ def choose(
 
 
 def _ordered(candidates: list[archive.Image], seed: int, needed: int) -> list[archive.Image]:
-    """Return at least `needed` images of one class in the order in which splits take them."""
+    """Return at least `needed` images of one class, in the order that the splits take them."""
     label = candidates[0].label
     if candidates[0].number is not None:
         by_number = {image.number: image for image in candidates}
@@ -57,7 +57,7 @@ def _ordered(candidates: list[archive.Image], seed: int, needed: int) -> list[ar
         if missing:
             raise InputError(
                 f"class {label!r}: no image number {missing[0]} ({len(missing)} of {needed} "
-                "missing); lower the counts of subset or use the whole archive"
+                "missing); lower the counts of subset or use the complete archive"
             )
         return [by_number[number] for number in range(needed)]
     if len(candidates) < needed:
@@ -71,23 +71,24 @@ def _ordered(candidates: list[archive.Image], seed: int, needed: int) -> list[ar
 
 
 def write(source: Path, folder: Path, how: params.Subset, size: int, seed: int) -> dict[str, Any]:
-    """Decode the chosen images into `<split>.npy`, with a row each in `<split>.csv`.
+    """Decode the chosen images into `<split>.npy`, with one row per image in `<split>.csv`.
 
-    The arrays are (n, size, size, 3) uint8, written in a stream. The tables' columns are `file`,
-    `class` and `label`, the class's place in alphabetical order.
+    The arrays are (n, size, size, 3) uint8, streamed to disk. The tables' columns are `file`,
+    `class` and `label`, which is the index of the class in alphabetical order.
 
     Args:
         source: an archive of images.
-        folder: where to write; what was there is replaced once all is written.
-        how: images per class of each split, and the share of unreadable ones that is acceptable.
-        size: of the decoded images, in pixels.
-        seed: of the splits, in a `<class>/` layout.
+        folder: the folder to write, atomically.
+        how: images per class for each split, and the accepted share of unreadable images.
+        size: side of the decoded images, in pixels.
+        seed: seed of the splits in a `<class>/` layout.
 
     Returns:
-        The numbers of images by split and class, and the unreadable ones with their reasons.
+        The number of images by split and class, and the unreadable images with their reasons.
 
     Raises:
-        InputError: the archive cannot be used, too many images are unreadable, or all of a class.
+        InputError: the archive is unusable, too many images are unreadable, or a class has no
+            readable image.
     """
     counts = {split: getattr(how, split) for split in SPLITS}
     rejected: dict[str, str] = {}
@@ -117,11 +118,11 @@ def write(source: Path, folder: Path, how: params.Subset, size: int, seed: int) 
             name, reason = next(iter(rejected.items()))
             raise InputError(
                 f"{source}: {len(rejected)} of {total} images are unreadable, the first is "
-                f"{name!r} ({reason}); mend them or raise subset.max_rejected"
+                f"{name!r} ({reason}); fix them or raise subset.max_rejected"
             )
         for split, label in product(chosen, labels):
             if label not in summary[split]:
                 raise InputError(
-                    f"{source}: no image of class {label!r} for {split} is readable; mend them"
+                    f"{source}: no image of class {label!r} for {split} is readable; fix them"
                 )
     return {**summary, "rejected": len(rejected), "rejected_files": rejected}

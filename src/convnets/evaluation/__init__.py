@@ -1,1 +1,1 @@
-"""What trained models are worth: metrics, the comparison, figures, evidence, the report."""
+"""Evaluation of trained models: metrics, comparison, figures, Grad-CAM and the report."""

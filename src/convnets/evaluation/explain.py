@@ -1,4 +1,4 @@
-"""What a model looks at: its convolutions' feature maps, and Grad-CAM (the book's section 9.4)."""
+"""What a model looks at: feature maps and Grad-CAM (the book's section 9.4)."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ POOLING = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
 
 
 def feature_maps(model: keras.Model, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return what the first convolution makes of an image, (h, w, filters).
+    """Return the first convolution's output for an image, (h, w, filters).
 
     Args:
-        model: takes pixels.
+        model: a model that takes pixels.
         image: (h, w, c).
     """
     start, path = internals.steps(model)
@@ -28,18 +28,18 @@ def feature_maps(model: keras.Model, image: NDArray[np.uint8]) -> NDArray[np.flo
 def grad_cam(
     model: keras.Model, images: NDArray[np.uint8], classes: NDArray[np.integer[Any]]
 ) -> NDArray[np.float32]:
-    """Return where a model finds its evidence for a class, by Grad-CAM.
+    """Return a map of a model's evidence for a class, by Grad-CAM.
 
     Selvaraju et al. (2017), arXiv:1610.02391.
 
-    The maps are those of the last layer before pooling that still has at least 5 × 5 places, and
-    the score is the one before the sigmoid or softmax, as in the paper.
+    The map is from the last layer before pooling that still has at least 5 × 5 positions. The score
+    is taken before the sigmoid or softmax, as in the paper.
 
     Args:
-        model: takes pixels and ends in a dense layer, or in the mean of an image's and its mirror
-            image's, of which the image's is explained.
+        model: takes pixels and ends in a dense layer, or in the mean over an image and its
+            mirror image. Then the output for the image itself is explained.
         images: (n, h, w, c).
-        classes: (n,), the class of each image whose evidence is wanted.
+        classes: (n,), the class to explain for each image.
 
     Returns:
         (n, h', w'), 0 to 1, smaller than the images.
@@ -59,7 +59,7 @@ def grad_cam(
     with tf.GradientTape() as tape:
         maps, inputs = parts(tf.cast(images, tf.float32), training=False)
         scores = tf.linalg.matmul(inputs, dense.kernel) + dense.bias
-        if scores.shape[1] == 1:  # a sigmoid's score speaks for the second of two classes
+        if scores.shape[1] == 1:  # a sigmoid's score is for the second of two classes
             scores = tf.concat([-scores, scores], axis=1)
         score = tf.gather(scores, classes, axis=1, batch_dims=1)
     weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)

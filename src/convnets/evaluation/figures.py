@@ -1,4 +1,4 @@
-"""Pictures of what the models do."""
+"""Figures of the models' results."""
 
 import io
 import warnings
@@ -22,11 +22,11 @@ from convnets.base import files
 from convnets.evaluation.scores import Results, Trained, mistakes
 from convnets.training.fit import plot
 
-INK = "#12161c"  # in an SVG it becomes the colour of the text around it
+INK = "#12161c"  # an SVG replaces it with the colour of the surrounding text
 BLUE, RED = "#4c86c6", "#e0555a"  # legible on white and on black
 COUNTS = LinearSegmentedColormap.from_list("counts", [f"{BLUE}00", BLUE])  # from transparent
 
-# Names of classes may be of any script, and Matplotlib's own font has no Korean.
+# Class names may be in any script, and Matplotlib's own font has no Korean.
 OTHER_FONTS = ("Noto Sans CJK KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo")
 warnings.filterwarnings("ignore", "Glyph .* missing from font")
 
@@ -39,20 +39,20 @@ plt.rcParams |= {
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
     ),
     "axes.facecolor": "none",
-    "figure.max_open_warning": 0,  # a page has more, and each is closed once it is in MLflow
+    "figure.max_open_warning": 0,  # the page has more, and each is closed once MLflow has it
     "axes.spines.right": False,
     "axes.spines.top": False,
     "legend.frameon": False,
     "lines.linewidth": 1.2,
     "lines.markersize": 3,
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "convnets",  # the same figure, the same bytes
+    "svg.hashsalt": "convnets",  # the same figure gives the same bytes
     "text.parse_math": False,  # a class may be named a$b$
 }
 
 
 def svg(figure: Figure) -> str:
-    """Return a figure as an `<svg>` element for a page of any background, its texts escaped."""
+    """Return a figure as an `<svg>` element for any background, with escaped text."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=nothing)
@@ -63,12 +63,12 @@ def svg(figure: Figure) -> str:
 def of_results(
     results: Results, images: NDArray[np.uint8], views: NDArray[np.float32]
 ) -> dict[str, Figure]:
-    """Draw all figures of `evaluate`, by the names of their files without the suffix.
+    """Draw all figures of `evaluate`. Return them by file name, without the suffix.
 
     Args:
-        results: of all models.
+        results: the results of all models.
         images: the test images, (n, h, w, 3).
-        views: of one training image, (k, h, w, 3).
+        views: views of one training image, (k, h, w, 3).
     """
     best, names = results.tested[results.champion], results.best.record.classes
     worst = mistakes(best, 15)
@@ -93,16 +93,16 @@ def of_results(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG, atomically; the same figure gives the same bytes."""
+    """Write a figure as a PNG, atomically. The same figure gives the same bytes."""
     with files.atomic(path) as part:
         figure.savefig(part, dpi=120, metadata={"Software": None})
 
 
 def comparison(table: pd.DataFrame, trained: dict[str, Trained]) -> Figure:
-    """Draw each model's test accuracy with its 95 % interval, the book's beside it.
+    """Draw each model's test accuracy with its 95 % interval, beside the book's accuracy.
 
     Args:
-        table: of `Results`.
+        table: the table of `Results`.
         trained: the models, in the table's order.
     """
     figure, axes = plt.subplots(figsize=(6.4, 0.5 * len(table) + 1.2), layout="constrained")
@@ -112,7 +112,7 @@ def comparison(table: pd.DataFrame, trained: dict[str, Trained]) -> Figure:
     axes.barh(
         rows, accuracy, xerr=errors, height=0.55, color=BLUE, ecolor=INK, capsize=3, label="ours"
     )
-    # Of one model the book gives the accuracy on the validation images: a hollow mark.
+    # For one model the book gives the validation accuracy: a hollow mark.
     tested = [each.record.book_split == "test" for each in trained.values()]
     mark = partial(axes.scatter, marker="D", edgecolors=RED, zorder=3)
     mark(table["book"], rows, facecolors=[RED if on_test else "none" for on_test in tested])
@@ -131,14 +131,14 @@ def overview(histories: dict[str, pd.DataFrame], metric: str) -> Figure:
     """Draw one metric of all models by epoch, on common axes.
 
     Args:
-        histories: a row an epoch for each model, with the index `epoch`.
-        metric: a column that all have.
+        histories: one row per epoch for each model, with the index `epoch`.
+        metric: a column in every history.
     """
     figure, axes = plt.subplots(figsize=(4.8, 3.6), layout="constrained")
     for place, (name, history) in enumerate(histories.items()):
         history[metric].plot(ax=axes, label=name, marker=".", color=f"C{place}")
     axes.set_title(metric)
-    if "loss" in metric:  # from a tenth to ten
+    if "loss" in metric:  # from 0.1 to 10
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
@@ -148,11 +148,11 @@ def overview(histories: dict[str, pd.DataFrame], metric: str) -> Figure:
 
 
 def curves(history: pd.DataFrame, title: str) -> Figure:
-    """Draw one model's accuracy and loss by epoch, in training and validation.
+    """Draw one model's training and validation accuracy and loss by epoch.
 
     Args:
-        history: a row an epoch, with the index `epoch`.
-        title: of the figure.
+        history: one row per epoch, with the index `epoch`.
+        title: the figure's title.
     """
     figure, both = plt.subplots(1, 2, figsize=(4.8, 2.5), layout="constrained")
     for axes, metric in zip(both, ("accuracy", "loss"), strict=True):
@@ -165,7 +165,7 @@ def curves(history: pd.DataFrame, title: str) -> Figure:
 def confusion(
     labels: NDArray[Any], predicted: NDArray[Any], names: Sequence[str], title: str
 ) -> Figure:
-    """Draw a confusion matrix of integer labels; of more than 20 classes without the counts."""
+    """Draw a confusion matrix of integer labels. Omit the counts for more than 20 classes."""
     few = len(names) <= 20
     side = 3 + 0.35 * min(len(names), 20)
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
@@ -192,8 +192,8 @@ def gallery(images: NDArray[Any], titles: Sequence[str], columns: int = 5) -> Fi
 
     Args:
         images: (n, h, w, 3), 0 to 255.
-        titles: n of them.
-        columns: images in a row.
+        titles: n titles.
+        columns: images per row.
     """
     rows = max(1, -(-len(images) // columns))
     figure, grid = plt.subplots(
@@ -208,7 +208,7 @@ def gallery(images: NDArray[Any], titles: Sequence[str], columns: int = 5) -> Fi
 
 
 def overlay(image: NDArray[np.uint8], evidence: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Colour the places of an image by their evidence; those without any stay as they are.
+    """Colour an image by its evidence. Places without evidence stay unchanged.
 
     Args:
         image: (h, w, 3).
@@ -223,12 +223,12 @@ def overlay(image: NDArray[np.uint8], evidence: NDArray[np.float32]) -> NDArray[
 
 
 def mosaic(maps: NDArray[np.float32], columns: int = 8, side: int = 64) -> NDArray[np.uint8]:
-    """Lay feature maps out in a grid, each from its lowest to its highest value.
+    """Arrange feature maps in a grid, each scaled from its lowest to its highest value.
 
     Args:
         maps: (h, w, n).
-        columns: maps in a row.
-        side: of each, in pixels.
+        columns: maps per row.
+        side: side of each map, in pixels.
 
     Returns:
         (rows · side, columns · side, 3).

@@ -1,4 +1,4 @@
-"""The one table of metrics: the comparison, the report, MLflow and DVC read it.
+"""The table of metrics for the comparison, the report, MLflow and DVC.
 
 To add a metric, add a row.
 """
@@ -15,9 +15,9 @@ from convnets.models.saved import Record
 
 
 class Predictions(NamedTuple):
-    """What a model made of the test split. Every class is among the labels."""
+    """A model's predictions for the test split. Every class occurs in the labels."""
 
-    labels: NDArray[np.integer[Any]]  # (n,), the true ones
+    labels: NDArray[np.integer[Any]]  # (n,), the true labels
     probabilities: NDArray[np.float64]  # (n, classes)
 
     @property
@@ -27,18 +27,18 @@ class Predictions(NamedTuple):
 
     @property
     def correct(self) -> int:
-        """How many of the predictions are right."""
+        """The number of correct predictions."""
         return int((self.predicted == self.labels).sum())
 
 
 class Metric(NamedTuple):
-    """A number for each model."""
+    """A number that is computed for each model."""
 
-    name: str  # the column, and what MLflow and DVC call it
-    title: str  # for people
-    format: str  # Python's, of the number
+    name: str  # the column, and the name in MLflow and DVC
+    title: str  # for display
+    format: str  # Python's format of the number
     score: Callable[[Predictions, Record], float]
-    compared: bool = False  # DVC shows it: what a person compares experiments by
+    compared: bool = False  # DVC shows it when experiments are compared
 
 
 def interval(correct: int, total: int) -> tuple[float, float]:
@@ -50,18 +50,18 @@ def interval(correct: int, total: int) -> tuple[float, float]:
     """
     found = binomtest(correct, total).proportion_ci(0.95, method="wilson")
     share = correct / total
-    return min(float(found.low), share), max(float(found.high), share)  # not beside it by rounding
+    return min(float(found.low), share), max(float(found.high), share)  # despite rounding
 
 
 def cross_entropy(tested: Predictions) -> float:
-    """Return the log loss; a probability of 0 counts as one in ten million."""
+    """Return the log loss. A probability of 0 counts as 1e-7."""
     clipped = tested.probabilities.clip(1e-7, 1 - 1e-7)
     clipped /= clipped.sum(axis=1, keepdims=True)
     return float(log_loss(tested.labels, clipped, labels=list(range(clipped.shape[1]))))
 
 
 def area(tested: Predictions) -> float:
-    """Return the area under the ROC curve, of more than two classes one against the rest."""
+    """Return the area under the ROC curve: one against the rest for more than two classes."""
     binary = tested.probabilities.shape[1] == 2
     scores = tested.probabilities[:, 1] if binary else tested.probabilities
     return float(roc_auc_score(tested.labels, scores, multi_class="ovr"))
@@ -109,7 +109,7 @@ METRICS = (
 
 
 def score(tested: Predictions, record: Record) -> dict[str, float]:
-    """Return every metric of a model, and `low` and `high`, the interval of its test accuracy."""
+    """Return all metrics of a model, and the interval of its test accuracy, `low` and `high`."""
     low, high = interval(tested.correct, len(tested.labels))
     found = {metric.name: metric.score(tested, record) for metric in METRICS}
     return found | {"low": low, "high": high}

@@ -1,4 +1,4 @@
-"""What `evaluate` found, as one page that needs nothing else: no network, no script, no server."""
+"""The results of `evaluate` as one self-contained page: no network, no script, no server."""
 
 import base64
 import io
@@ -17,14 +17,14 @@ from convnets.evaluation import explain, figures
 from convnets.evaluation.metrics import METRICS
 from convnets.evaluation.scores import Results, mistakes, successes
 
-THUMBNAIL, MOSAIC = 192, 1536  # pixels to a side, at most
-MAPS = 32  # of the first convolution
+THUMBNAIL, MOSAIC = 192, 1536  # the longer side in pixels, at most
+MAPS = 32  # shown of the first convolution
 
 
 def picture(pixels: NDArray[Any], size: int = THUMBNAIL) -> str:
-    """Return (h, w, 3) pixels of 0 to 255 as the data URI of a WebP image.
+    """Return (h, w, 3) pixels from 0 to 255 as the data URI of a WebP image.
 
-    It is made smaller where a side has more than `size` pixels.
+    An image with a side of more than `size` pixels is reduced.
     """
     image = Image.fromarray(np.asarray(pixels).clip(0, 255).astype(np.uint8))
     image.thumbnail((size, size))
@@ -39,13 +39,13 @@ def content(
     images: NDArray[np.uint8],
     views: NDArray[np.float32],
 ) -> dict[str, Any]:
-    """Return what the page shows.
+    """Return the content of the page.
 
     Args:
-        results: of all models.
+        results: the results of all models.
         drawn: from `figures.of_results`.
         images: the test images, (n, h, w, 3).
-        views: of one training image, (k, h, w, 3): itself, then augmented.
+        views: one training image and then its augmented views, (k, h, w, 3).
     """
     best = results.tested[results.champion]
     wrong = mistakes(best, 12)
@@ -97,18 +97,18 @@ def content(
 
 
 def _first_convolutions(results: Results) -> list[str]:
-    """Return a model for each first convolution: all on one backbone have the same, frozen."""
+    """Return one model per first convolution. All models on the backbone share a frozen one."""
     names = results.of_images()
     on_backbone = [name for name in names if results.trained[name].record.part is not None]
     return [name for name in names if name not in on_backbone[1:]]
 
 
 def render(shown: dict[str, Any], seconds: dict[str, float] | None = None) -> str:
-    """Return the page as HTML; whatever comes from outside is escaped.
+    """Return the page as HTML. All external text is escaped.
 
     Args:
         shown: from `content`.
-        seconds: what each stage took, if the page is to tell.
+        seconds: the duration of each stage, if the page is to show it.
     """
     environment = Environment(
         loader=PackageLoader("convnets.evaluation", ""),
@@ -123,6 +123,6 @@ def render(shown: dict[str, Any], seconds: dict[str, float] | None = None) -> st
 
 
 def write(shown: dict[str, Any], path: Path) -> None:
-    """Write the page, atomically; the same results give the same bytes."""
+    """Write the page, atomically. The same results give the same bytes."""
     with files.atomic(path) as part:
         part.write_text(render(shown), encoding="utf-8")

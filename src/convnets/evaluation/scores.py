@@ -1,4 +1,4 @@
-"""Every trained model scored on the test images, compared, and the best of them chosen."""
+"""Score all trained models on the test images, compare them, and choose the champion."""
 
 import shutil
 from pathlib import Path
@@ -20,25 +20,25 @@ from convnets.training.fit import by_epoch
 
 
 class Trained(NamedTuple):
-    """A model, and what its training knew of it."""
+    """A model and the record of its training."""
 
     model: keras.Model
     record: Record
 
     @property
     def sees_images(self) -> bool:
-        """Whether it tells the classes of the images apart, and not digits."""
+        """Whether it classifies the images, not the digits."""
         return self.record.labels == f"{examples.IMAGES}/test.csv"
 
 
 class Results(NamedTuple):
-    """What came of all models. Each dictionary has them by name, in the book's order."""
+    """The results of all models. Each dictionary is by model name, in the book's order."""
 
-    table: pd.DataFrame  # a row for each model: its metrics, and the book's figure
+    table: pd.DataFrame  # one row per model: its metrics, and the book's accuracy
     champion: str
     trained: dict[str, Trained]
     tested: dict[str, Predictions]
-    images: pd.DataFrame  # a row for each test image: file, class and label
+    images: pd.DataFrame  # one row per test image: file, class and label
 
     @property
     def best(self) -> Trained:
@@ -46,37 +46,35 @@ class Results(NamedTuple):
         return self.trained[self.champion]
 
     def of_images(self) -> list[str]:
-        """Return the names of the models of the images, among which the champion is chosen."""
+        """Return the names of the models of images. The champion is chosen from these."""
         return [name for name, trained in self.trained.items() if trained.sees_images]
 
     def histories(self) -> dict[str, pd.DataFrame]:
-        """Return a table with a row an epoch for each model."""
+        """Return a table for each model, with one row per epoch."""
         return {name: by_epoch(trained.record.history) for name, trained in self.trained.items()}
 
     def why(self) -> str:
-        """Tell why the champion was chosen."""
+        """Return why the champion was chosen."""
         best = self.table.loc[self.champion]
         return (
             f"right on {best['val_accuracy']:.2%} of the validation images, the best of "
-            f"{len(self.of_images())} models; on {best['test_accuracy']:.2%} of the test images"
+            f"{len(self.of_images())} models, and on {best['test_accuracy']:.2%} of the test images"
         )
 
 
 def load(folder: Path, made: frozenset[str]) -> dict[str, Trained]:
-    """Load all trained models, in the order of the book's listings; what it does not have is last.
+    """Load all trained models in the order of the book's listings. Other models come last.
 
     Args:
-        folder: with a `.keras` file for each.
-        made: the outs of all stages: a model of a stage that is no more is refused.
+        folder: the folder with one `.keras` file per model.
+        made: the outs of all stages. A model that no stage makes is rejected.
 
     Raises:
         InputError: a model is missing, is left over, or cannot be loaded safely.
     """
     expected = {path for path in map(Path, made) if path.parent == folder}
     for path in sorted(expected ^ set(folder.glob("[!.]*.keras"))):
-        told = (
-            "is not there; run `dvc repro`" if path in expected else "no stage makes it; remove it"
-        )
+        told = "is missing; run `dvc repro`" if path in expected else "no stage makes it; remove it"
         raise InputError(f"{path}: {told}")
     records = {path: saved.record(path) for path in expected}
 
@@ -93,7 +91,7 @@ def load(folder: Path, made: frozenset[str]) -> dict[str, Trained]:
 
 
 def test(trained: Trained) -> Predictions:
-    """Run a model on its test split: on cached features where there are some."""
+    """Run a model on its test split, from cached features if it has them."""
     model, record = trained
     scored = model.get_layer(record.part) if record.part else model
     given = [_examples(Path(file), Path(record.labels)) for file in record.inputs]
@@ -108,7 +106,7 @@ def _examples(inputs: Path, labels: Path) -> Examples:
 
 
 def compare(trained: dict[str, Trained]) -> Results:
-    """Score all models on their test splits, and choose the champion among those of the images."""
+    """Score all models on their test splits, and choose the champion from the models of images."""
     names = progress(trained, "test", len(trained))
     tested = {name: test(trained[name]) for name in names}
     return gather(trained, tested, pd.read_csv(examples.IMAGES / "test.csv"))
@@ -117,12 +115,12 @@ def compare(trained: dict[str, Trained]) -> Results:
 def gather(
     trained: dict[str, Trained], tested: dict[str, Predictions], images: pd.DataFrame
 ) -> Results:
-    """Put the results together.
+    """Combine the results.
 
     Args:
         trained: all models, by name.
-        tested: what they made of their test splits.
-        images: a row for each test image.
+        tested: their predictions for their test splits.
+        images: one row per test image.
     """
     scores = {name: score(of_model, trained[name].record) for name, of_model in tested.items()}
     table = pd.DataFrame.from_dict(scores, orient="index").rename_axis("model")
@@ -132,14 +130,14 @@ def gather(
 
 
 def champion(scores: dict[str, dict[str, float]]) -> str:
-    """Return the model with the best validation accuracy, by lower loss where two are equal."""
+    """Return the model with the best validation accuracy. The lower loss breaks ties."""
     return max(scores, key=lambda name: (scores[name]["val_accuracy"], -scores[name]["val_loss"]))
 
 
 def write(results: Results, folder: Path) -> None:
     """Write the comparison, the scores, the curves and the champion's predictions.
 
-    `models/<name>.json` is what DVC shows: the metrics that a person compares.
+    DVC shows `models/<name>.json`: the metrics for comparing experiments.
     """
     with files.atomic(folder / "comparison.csv") as part:
         results.table.to_csv(part)
@@ -182,9 +180,9 @@ def mistakes(tested: Predictions, count: int) -> list[int]:
 
 
 def successes(tested: Predictions, count: int) -> list[int]:
-    """Return the row of the most confident right prediction of each of the first `count` classes.
+    """Return the row of the most confident right prediction for each of the first `count` classes.
 
-    A class that was never got right has none.
+    A class without a right prediction has none.
     """
     sure = np.where(tested.predicted == tested.labels, tested.probabilities.max(axis=1), 0)
     classes = range(min(count, tested.probabilities.shape[1]))

@@ -1,1 +1,1 @@
-"""Architectures, pretrained backbones, the numbers that they compute in, and models as files."""
+"""Architectures, pretrained backbones, numeric precision, and models as files."""

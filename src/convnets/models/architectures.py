@@ -1,6 +1,6 @@
-"""The book's architectures, and those that go beyond it.
+"""The book's architectures, and additional ones.
 
-To add a head: a function under `@head`. Its name is what `architecture` in `params.yaml` gives.
+To add a head, write a function under `@head`. `architecture` in `params.yaml` selects it by name.
 """
 
 import difflib
@@ -21,7 +21,7 @@ HEADS: dict[str, Body] = {}
 
 def mnist_convnet(pooling: bool) -> keras.Model:
     """Return the chapter's first convnet: 104,202 parameters (listing 8.1), or 712,202 without
-    max pooling (listing 8.5). It takes (n, 28, 28, 1) pixels of 0 to 255.
+    max pooling (listing 8.5). Its input is (n, 28, 28, 1) pixels from 0 to 255.
     """
     inputs = keras.Input((28, 28, 1), name="image")
     x = layers.Rescaling(1 / 255)(inputs)
@@ -39,9 +39,9 @@ def convnet(size: int, classes: int, dropout: float) -> keras.Model:
     It has 991,041 parameters at 180 × 180 with two classes.
 
     Args:
-        size: of the square images, in pixels.
-        classes: how many there are.
-        dropout: before the last layer; 0 leaves the layer out.
+        size: side of the square images, in pixels.
+        classes: number of classes.
+        dropout: rate before the last layer; 0 omits the dropout layer.
     """
     inputs = keras.Input((size, size, 3), name="image")
     x = layers.Rescaling(1 / 255)(inputs)
@@ -55,10 +55,9 @@ def convnet(size: int, classes: int, dropout: float) -> keras.Model:
 
 
 def head(body: Body) -> Body:
-    """Enter a function among the heads' architectures, by its name.
+    """Register a function as a head architecture under its name.
 
-    It is given the features as they are, such as (n, 5, 5, 512), and returns what the classifier
-    takes.
+    The function takes the raw features, such as (n, 5, 5, 512), and returns the classifier's input.
     """
     HEADS[body.__name__] = body
     return body
@@ -68,12 +67,12 @@ def build_head(shape: tuple[int, ...], classes: int, how: HeadTraining) -> keras
     """Return a classifier on a backbone's features.
 
     Args:
-        shape: of one image's features, such as (5, 5, 512).
-        classes: how many there are.
+        shape: shape of one image's features, such as (5, 5, 512).
+        classes: number of classes.
         how: the head's section of the params.
 
     Raises:
-        InputError: there is no such architecture.
+        InputError: the architecture does not exist.
     """
     if how.architecture not in HEADS:
         near = difflib.get_close_matches(how.architecture, HEADS, n=1)
@@ -87,7 +86,7 @@ def build_head(shape: tuple[int, ...], classes: int, how: HeadTraining) -> keras
 
 @head
 def dense(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTensor:
-    """The book's: a linear hidden layer of `units`, then dropout (listing 8.21)."""
+    """The book's head: a linear hidden layer of `units`, then dropout (listing 8.21)."""
     x = layers.Flatten()(features)
     x = layers.Dense(how.units)(x) if how.units else x
     return layers.Dropout(how.dropout)(x) if how.dropout else x
@@ -97,10 +96,10 @@ def dense(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTensor:
 def normalised(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTensor:
     """Normalise each image's features first (Ba et al., 2016), with dropout around a hidden layer.
 
-    A pretrained backbone's features are in the tens. On them as they are the book's head is sure of
-    itself also where it is wrong; here no image's are larger than another's.
+    A pretrained backbone's features are in the tens. On raw features the book's head is sure of
+    itself even when it is wrong. Normalisation gives the features of all images the same scale.
     """
-    # Over 12,800 values the mean and the variance would lose too much in bfloat16.
+    # In bfloat16, the mean and variance of 12,800 values would lose too much precision.
     x = layers.LayerNormalization(dtype="float32")(layers.Flatten()(features))
     x = layers.Dropout(how.dropout)(x)
     if how.units:
@@ -110,9 +109,9 @@ def normalised(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTen
 
 
 def classifier(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
-    """Return probabilities: one, of the second class, for two classes, else one for each.
+    """Return probabilities: one per class, or for two classes only that of the second class.
 
-    They are float32 also where the layers before compute in bfloat16.
+    They are float32 even if the layers before compute in bfloat16.
     """
     if classes == 2:
         return layers.Dense(1, activation="sigmoid", dtype="float32")(x)
@@ -120,6 +119,6 @@ def classifier(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
 
 
 def by_class(probabilities: NDArray[Any]) -> NDArray[np.float64]:
-    """Return (n, classes) probabilities from a model's output, (n, 1) where there are two."""
+    """Return (n, classes) probabilities from a model's output, which is (n, 1) for two."""
     wide = np.asarray(probabilities, np.float64)
     return np.hstack([1 - wide, wide]) if wide.shape[1] == 1 else wide

@@ -1,4 +1,4 @@
-"""A pretrained convolutional base of `keras.applications`: weights, preprocessing and cut."""
+"""A pretrained convolutional base of `keras.applications`: weights, preprocessing and split."""
 
 import difflib
 import errno
@@ -22,12 +22,13 @@ def build(name: str, size: int, weights: Path | None = None) -> keras.Model:
     """Build a frozen backbone without its top, with the current dtype policy.
 
     Args:
-        name: of any model of `keras.applications`, such as VGG16.
-        size: of the square images, in pixels.
-        weights: a `.weights.h5` file; random ones from Keras's global seed without.
+        name: any model of `keras.applications`, such as VGG16.
+        size: side of the square images, in pixels.
+        weights: a `.weights.h5` file. Without it, random weights from Keras's global seed.
 
     Raises:
-        InputError: no such model, an image size that it cannot take, or weights of another one.
+        InputError: the model does not exist, does not accept the image size, or does not match the
+            weights.
     """
     try:
         base = _constructor(name)(weights=None, include_top=False, input_shape=(size, size, 3))
@@ -39,7 +40,7 @@ def build(name: str, size: int, weights: Path | None = None) -> keras.Model:
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise InputError(
-                f"{weights}: no whole weights of {name} without its top ({reason}); correct "
+                f"{weights}: not the weights of {name} without its top ({reason}); correct "
                 "backbone.weights or backbone.name"
             ) from error
     base.trainable = False
@@ -47,10 +48,10 @@ def build(name: str, size: int, weights: Path | None = None) -> keras.Model:
 
 
 def write_weights(how: Backbone, size: int, seed: int, out: Path) -> None:
-    """Write a backbone's weights: random from a seed, Keras's ImageNet ones, or a checked file.
+    """Write a backbone's weights: random from a seed, Keras's ImageNet weights, or a checked file.
 
     Raises:
-        InputError: the weights cannot be had or are another model's.
+        InputError: the weights are unavailable or belong to another model.
         OSError: the disk is full.
     """
     keras.utils.set_random_seed(seed)
@@ -61,40 +62,41 @@ def write_weights(how: Backbone, size: int, seed: int, out: Path) -> None:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"the ImageNet weights of {how.name} cannot be downloaded ({error}); connect, or "
-                "set backbone.weights to a local .weights.h5 file"
+                f"the ImageNet weights of {how.name} cannot be downloaded ({error}); connect to a "
+                "network, or set backbone.weights to a local .weights.h5 file"
             ) from error
     else:
         local = None if how.weights == "random" else Path(how.weights).expanduser()
         base = build(how.name, size, local)
     with files.atomic(out) as part:
-        # h5py brings the process down on a disk that fills up under it.
+        # h5py crashes the process if the disk fills up while it writes.
         if shutil.disk_usage(part.parent).free < 4 * base.count_params() + 2**20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         base.save_weights(part)
 
 
 def preprocess(name: str, pixels: Any) -> Any:
-    """Apply the backbone's own preprocessing to (n, h, w, 3) RGB pixels of 0 to 255.
+    """Apply the backbone's own preprocessing to (n, h, w, 3) RGB pixels from 0 to 255.
 
-    On a `KerasTensor` it becomes serialisable operations of the model.
+    For a `KerasTensor`, the operations become a serialisable part of the model.
     """
     return internals.preprocessing(_constructor(name))(pixels)
 
 
 def split(base: keras.Model, fine_tune_from: int | str) -> tuple[keras.Model, keras.Model]:
-    """Cut a backbone in two; the parts share its weights.
+    """Split a backbone in two. The parts share its weights.
 
     Args:
         base: the backbone.
-        fine_tune_from: the first layer of the upper part by name, or how many layers that has.
+        fine_tune_from: the name of the upper part's first layer, or the number of its layers.
 
     Returns:
-        The lower part, from images to the cut, frozen, and the upper part, trainable but for
-        BatchNormalization, which also stays in inference mode.
+        The frozen lower part, from images to the cut, and the trainable upper part. In the upper
+        part, BatchNormalization stays frozen and in inference mode.
 
     Raises:
-        InputError: no such layer, or something passes around the cut, as inside a residual block.
+        InputError: the layer does not exist, or a connection bypasses the cut, as inside a residual
+            block.
     """
     names = [layer.name for layer in base.layers]
     if isinstance(fine_tune_from, int):
@@ -112,7 +114,7 @@ def split(base: keras.Model, fine_tune_from: int | str) -> tuple[keras.Model, ke
         around = sorted(enumerate(base.layers), key=lambda item: abs(item[0] - place))
         place, start = next(item for item in around if internals.divides(base, item[1]))
         raise InputError(
-            f"backbone.fine_tune_from: {fine_tune_from} does not part {base.name} in two; the "
+            f"backbone.fine_tune_from: {fine_tune_from} does not split {base.name} in two; the "
             f"nearest layer that does is {start.name} ({len(names) - place})"
         )
     cut = internals.input_in(first)
@@ -125,7 +127,7 @@ def split(base: keras.Model, fine_tune_from: int | str) -> tuple[keras.Model, ke
 
 
 def _constructor(name: str) -> Any:
-    """Find a model of `keras.applications` by its name."""
+    """Return the constructor of a model of `keras.applications`."""
     models = {
         key: value for key, value in vars(keras.applications).items() if inspect.isfunction(value)
     }

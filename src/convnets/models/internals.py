@@ -1,4 +1,4 @@
-"""What we know of Keras beyond its documented interface: here alone, each with its test."""
+"""The only uses of undocumented Keras behaviour, each with a test."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import keras
 
 
 class Step(NamedTuple):
-    """A layer where a model calls it."""
+    """One call of a layer in a model."""
 
     layer: keras.layers.Layer
     input: Any
@@ -23,7 +23,7 @@ class Step(NamedTuple):
 def steps(model: keras.Model) -> tuple[keras.KerasTensor, list[Step]]:
     """Return a functional model's input, and its layers in the order of their calls.
 
-    The layers of the models inside it come in their place, as if there were no models but one.
+    Nested models are replaced by their layers.
     """
     found: list[Step] = []
 
@@ -36,7 +36,7 @@ def steps(model: keras.Model) -> tuple[keras.KerasTensor, list[Step]]:
         return found[-1].output
 
     def unfold(inner: keras.Model, inputs: keras.KerasTensor) -> keras.KerasTensor:
-        # What `keras.models.clone_model` does, which itself cannot replace a model by its layers.
+        # As `keras.models.clone_model` does, which cannot replace a model by its layers.
         return inner._run_through_graph(inputs, operation_fn=lambda layer: partial(call, layer))
 
     start = keras.Input(model.input_shape[1:])
@@ -45,8 +45,8 @@ def steps(model: keras.Model) -> tuple[keras.KerasTensor, list[Step]]:
 
 
 def divides(model: keras.Model, layer: keras.layers.Layer) -> bool:
-    """Tell whether nothing passes around the input of a layer, as inside a residual block."""
-    # `operations` is not documented: layers and operations, each after those that it needs.
+    """Return whether no connection bypasses a layer's input, unlike inside a residual block."""
+    # `operations` is undocumented: layers and operations in topological order.
     place = model.operations.index(layer)
     if place < 2:  # the images themselves
         return False
@@ -59,9 +59,9 @@ def divides(model: keras.Model, layer: keras.layers.Layer) -> bool:
 
 
 def input_in(operation: keras.Operation) -> Any:
-    """Return an operation's input in the model around it.
+    """Return an operation's input in the enclosing model.
 
-    A layer that is a model has an `input` of its own; the one around it is the parent class's.
+    A nested model overrides `input` with its own. The parent class has the outer input.
     """
     return _side("input", operation)
 
@@ -73,7 +73,7 @@ def _side(side: str, operation: keras.Operation) -> Any:
 def preprocessing(application: Callable[..., keras.Model]) -> Callable[[Any], Any]:
     """Return `preprocess_input` for a model of `keras.applications`, from its constructor.
 
-    Nothing but the module that both are in ties the one to the other.
+    Their common module is the only link between the two.
     """
     found: Callable[[Any], Any] = sys.modules[application.__module__].preprocess_input
     return found
@@ -82,15 +82,14 @@ def preprocessing(application: Callable[..., keras.Model]) -> Callable[[Any], An
 def reproducible(source: Path, target: Path, metadata: dict[str, Any]) -> None:
     """Copy a `.keras` archive so that the same model always gives the same bytes.
 
-    Keras writes the time into it, in `metadata.json` and in every member's entry, and into
-    `config.json` the memory addresses of objects that layers share. The time is taken out and the
-    addresses are counted instead, so that DVC sees a change only where there is one.
+    Keras writes the time into `metadata.json` and into every member's entry. It writes the memory
+    addresses of shared objects into `config.json`. The copy has no time, and numbers instead of
+    addresses, so DVC sees only real changes.
 
     Args:
-        source: as Keras saved it.
+        source: the file that Keras saved.
         target: the copy.
-        metadata: goes into `metadata.json` beside what Keras wrote, which ignores what it does not
-            know.
+        metadata: extra values for `metadata.json`. Keras ignores unknown keys there.
     """
     with zipfile.ZipFile(source) as saved, zipfile.ZipFile(target, "w") as copy:
         for name in sorted(saved.namelist()):

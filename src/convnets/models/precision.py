@@ -1,4 +1,4 @@
-"""The numbers that layers compute in; their weights stay float32."""
+"""The numeric precision of the layers' computations. Weights stay float32."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import keras
 def policy(precision: str) -> str:
     """Return Keras's dtype policy for a `precision` of auto, float32 or bfloat16.
 
-    "auto" is bfloat16 where the CPU computes in it, which oneDNN then does about twice as fast.
+    "auto" is bfloat16 if the CPU supports it, since oneDNN is then about twice as fast.
     """
     if precision == "auto":
         try:
@@ -21,5 +21,5 @@ def policy(precision: str) -> str:
 
 
 def use(dtype_policy: str) -> None:
-    """Make the layers built from now on compute so."""
+    """Set the dtype policy of the layers built from now on."""
     keras.config.set_dtype_policy(dtype_policy)

@@ -1,4 +1,4 @@
-"""Models as files: safe to load, the same bytes every time, with what training knew of them."""
+"""Models as files: safe to load, reproducible to the byte, with a record of their training."""
 
 import argparse
 import json
@@ -15,50 +15,50 @@ from convnets.models import internals
 
 
 class Identity(BaseModel):
-    """What a model is called, and what the book says of it."""
+    """A model's title, and its listing and accuracy in the book."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
-    listing: str | None  # the book's, such as 8.16; it gives the order of the models
+    listing: str | None  # in the book, such as 8.16; it sets the order of the models
     book: float | None  # the accuracy that the book reports
-    book_split: str  # of which images that is
+    book_split: str  # the images that the accuracy is for
 
     @classmethod
     def given(cls, arguments: argparse.Namespace) -> Self:
-        """Take it from a command line that `arguments` parsed."""
+        """Return the identity from a command line that `arguments` parsed."""
         return cls(**{key: getattr(arguments, key) for key in cls.model_fields})
 
 
 def arguments() -> argparse.ArgumentParser:
-    """Return the parser of a training stage's command line, which has its name and `Identity`."""
+    """Return a parser for a training stage's command line: its name and `Identity`."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("stage", help="its name in dvc.yaml, with the item of a matrix stage")
-    parser.add_argument("--title", required=True, help="what people call the model")
-    parser.add_argument("--listing", help="the book's, such as 8.16; it orders the models")
+    parser.add_argument("stage", help="its name in dvc.yaml, including a matrix item")
+    parser.add_argument("--title", required=True, help="the model's title")
+    parser.add_argument("--listing", help="in the book, such as 8.16; orders the models")
     parser.add_argument("--book", type=float, help="the accuracy that the book reports")
-    parser.add_argument("--book-split", default="test", help="of which images that is")
+    parser.add_argument("--book-split", default="test", help="the images that the accuracy is for")
     return parser
 
 
 class Record(Identity):
-    """What training knew of a model: it is kept in the model's file, for whoever scores it."""
+    """What scoring needs to know about the training. It is stored in the model's file."""
 
-    classes: list[str]  # in the order of their labels
-    part: str | None  # the layer that was trained on cached features; None: the whole, on pixels
-    inputs: list[str]  # the test split's, which `part` takes; of two, the model is the mean
-    labels: str  # the test split's
-    history: list[dict[str, float]]  # a row an epoch
+    classes: list[str]  # in label order
+    part: str | None  # the layer trained on cached features; None: the whole model, on pixels
+    inputs: list[str]  # test files that `part` takes; with two, the model returns the mean
+    labels: str  # the test file with the labels
+    history: list[dict[str, float]]  # one row per epoch
 
     @property
     def best(self) -> int:
-        """The epoch, counted from 1, whose weights were kept: the lowest validation loss."""
+        """The epoch, counted from 1, with the lowest validation loss. Its weights were kept."""
         losses = [row["val_loss"] for row in self.history]
         return losses.index(min(losses)) + 1
 
 
 def save(model: keras.Model, path: Path, record: Record) -> None:
-    """Save a model as `.keras`, atomically; the same model and record always give the same bytes.
+    """Save a model as `.keras`, atomically. The same model and record give the same bytes.
 
     The record goes into the archive's `metadata.json`.
     """
@@ -72,10 +72,10 @@ def save(model: keras.Model, path: Path, record: Record) -> None:
 
 
 def load(path: Path) -> keras.Model:
-    """Load a `.keras` file for inference, without running any code that it may carry.
+    """Load a `.keras` file for inference, without running any code in it.
 
     Raises:
-        InputError: it is missing, damaged, or holds custom code such as a Lambda layer.
+        InputError: the file is missing, damaged, or holds custom code such as a Lambda layer.
     """
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
@@ -85,10 +85,10 @@ def load(path: Path) -> keras.Model:
 
 
 def record(path: Path) -> Record:
-    """Return what training knew of a saved model.
+    """Return a saved model's record of its training.
 
     Raises:
-        InputError: it is no model that `save` wrote.
+        InputError: the file is not a model that `save` wrote.
     """
     try:
         found = _metadata(path)
@@ -98,15 +98,15 @@ def record(path: Path) -> Record:
 
 
 def class_names(path: Path) -> list[str]:
-    """Return the names of the classes that a saved model tells apart, in the order of their labels.
+    """Return a saved model's class names, in label order.
 
     Raises:
-        InputError: it is no model that `save` wrote.
+        InputError: the file is not a model that `save` wrote.
     """
     try:
         return [str(name) for name in _metadata(path)["classes"]]
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: names no classes ({error}); train it again") from error
+        raise InputError(f"{path}: has no class names ({error}); train it again") from error
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What a trained model says of somebody's own pictures."""
+"""Predictions of a trained model for the user's own images."""

@@ -1,4 +1,4 @@
-"""What a model says of image files."""
+"""Predictions of a model for image files."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from convnets.models import architectures, saved
 from convnets.tracking import store
 
 BATCH = 32
-LARGEST = 100_000_000  # bytes of an image file
+LARGEST = 100_000_000  # bytes per image file
 
 
 class Prediction(NamedTuple):
@@ -32,13 +32,13 @@ class Prediction(NamedTuple):
 
 
 def load(name: str) -> tuple[keras.Model, list[str]]:
-    """Return a model and the names of its classes.
+    """Return a model and its class names.
 
     Args:
-        name: `champion`, the registered model of that alias, or the path of a `.keras` file.
+        name: `champion` for the registered model with that alias, or the path of a `.keras` file.
 
     Raises:
-        InputError: there is no such model, it cannot be loaded safely, or it takes no photographs.
+        InputError: the model does not exist, cannot be loaded safely, or is not for photographs.
     """
     path, classes = (
         _champion() if name == store.CHAMPION else (Path(name), saved.class_names(Path(name)))
@@ -46,9 +46,9 @@ def load(name: str) -> tuple[keras.Model, list[str]]:
     model = saved.load(path)
     shape = model.input_shape[1:]
     if len(shape) != 3 or shape[0] != shape[1] or shape[2] != 3:
-        raise InputError(f"{name}: takes {shape}, not square RGB images; give another --model")
+        raise InputError(f"{name}: takes {shape}, not square RGB images; choose another --model")
     if len(classes) != max(2, model.output_shape[-1]):
-        raise InputError(f"{name}: names {len(classes)} classes of another number; train it again")
+        raise InputError(f"{name}: {len(classes)} class names do not match its output; train again")
     return model, classes
 
 
@@ -65,18 +65,18 @@ def _champion() -> tuple[Path, list[str]]:
         return folder / "data" / "model.keras", [str(name) for name in metadata["classes"]]
     except (MlflowException, OSError, KeyError, TypeError) as error:
         raise InputError(
-            f"{uri}: cannot be had ({store.reason(error)}); run `dvc repro` first, "
+            f"{uri}: is not available ({store.reason(error)}); run `dvc repro` first, "
             "`dvc repro -s -f evaluate` if there is nothing to do, or give --model a .keras file"
         ) from error
 
 
 def files(names: list[str]) -> list[str]:
-    """Return the names of image files, those of folders in place of the folders.
+    """Return the names of image files. Folders are replaced by the image files in them.
 
-    A folder without any stands for itself, so that it is told of as unreadable.
+    A folder without image files keeps its own name, so that it is reported as unreadable.
 
     Args:
-        names: of files and folders, or `-` for an image on stdin.
+        names: files and folders, or `-` for an image on stdin.
     """
     found = []
     for name in names:
@@ -105,12 +105,12 @@ def _read(name: str) -> bytes:
 def predict(
     model: keras.Model, names: list[str], failed: Callable[[str, str], None]
 ) -> list[Prediction]:
-    """Return what a model says of each image that can be read, decoded as for training.
+    """Return a model's predictions for all readable images, decoded as for training.
 
     Args:
         model: from `load`.
         names: see `files`.
-        failed: is told the name of each image that cannot be read, and the reason.
+        failed: called with the name of each unreadable image and the reason.
     """
     size, found = model.input_shape[1], files(names)
     starts = range(0, len(found), BATCH)
@@ -134,7 +134,7 @@ def show(made: list[Prediction], classes: list[str], form: str) -> str:
 
     Args:
         made: from `predict`.
-        classes: their names.
+        classes: the class names.
         form: table, json or csv.
     """
     rows: list[dict[str, Any]] = [

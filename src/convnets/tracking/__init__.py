@@ -1,1 +1,1 @@
-"""What DVC declares for a stage, and its MLflow run, which outlives a store that fails."""
+"""What DVC declares for a stage, and its MLflow run, which survives a failing store."""

@@ -1,4 +1,4 @@
-"""What DVC knows of a stage: its description, its params' values and its deps' hashes."""
+"""What DVC knows about a stage: its description, its param values and its dep hashes."""
 
 import hashlib
 import os
@@ -10,27 +10,27 @@ from convnets.base.console import InputError
 
 
 class Declared(NamedTuple):
-    """A stage as `dvc.yaml` has it."""
+    """A stage as `dvc.yaml` declares it."""
 
     description: str
-    params: dict[str, Any]  # by dotted key, a section's one by one
-    hashes: dict[str, str]  # of each dep, by its path
+    params: dict[str, Any]  # by dotted key, with sections flattened
+    hashes: dict[str, str]  # of the deps, by path
     outs: frozenset[str]  # of all stages
 
     def digest(self, path: Path) -> str:
-        """Return the hash of the dep that a file is or is in.
+        """Return the hash of the dep that is, or contains, a file.
 
         Raises:
-            KeyError: the stage does not declare the file, or it is not there.
+            KeyError: the stage does not declare the file, or the file does not exist.
         """
         places = (path.as_posix(), *map(str, PurePosixPath(path.as_posix()).parents))
         dep = next((place for place in places if place in self.hashes), None)
         if dep is None or not path.exists():
-            raise KeyError(f"{path} is no dep of this stage")
+            raise KeyError(f"{path} is not a dep of this stage")
         return self.hashes[dep].removesuffix(".dir")
 
     def key(self) -> str:
-        """Return a hash over what the stage's result depends on: code, data, params, libraries."""
+        """Return a hash of what the stage's result depends on: code, data, params, libraries."""
         packages = ("keras", "numpy", "pillow", "tensorflow")
         versions = [metadata.version(package) for package in packages]
         given = [*sorted(self.params.items()), *versions, *sorted(self.hashes.items())]
@@ -40,8 +40,8 @@ class Declared(NamedTuple):
 def of(stage: str) -> Declared:
     """Ask DVC about a stage.
 
-    DVC resolves what `dvc.yaml` has of templates, and remembers the hash of a file that has not
-    changed: to read gigabytes again would take longer than all else before the first step.
+    DVC resolves the templates in `dvc.yaml`, and remembers the hashes of unchanged files. Reading
+    gigabytes again would take longer than everything else before the first step.
 
     Args:
         stage: its name, with the item of a matrix stage: `train_mnist@max_pooling`.
@@ -64,5 +64,5 @@ def of(stage: str) -> Declared:
             outs = frozenset(out.def_path for out in repo.index.outs)
     except DvcException as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{stage}: {reason}; `dvc status` in a git clone tells more") from error
+        raise InputError(f"{stage}: {reason}; see `dvc status` in a git clone") from error
     return Declared(found.desc or "", params, hashes, outs)

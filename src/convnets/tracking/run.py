@@ -1,4 +1,4 @@
-"""One MLflow run for each executed stage; a tracking store that fails never costs a training."""
+"""One MLflow run for each executed stage. A failing tracking store never costs a training."""
 
 import json
 import os
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNFINISHED = Path(".unfinished")
-VIEW = {  # of MLflow's list of runs, under ?viewStateShareKey=runs: what to see of each run
+VIEW = {  # the columns of MLflow's list of runs, under ?viewStateShareKey=runs
     "selectedColumns": [
         "attributes.`Duration`",
         "metrics.`best_val_accuracy`",
@@ -29,14 +29,14 @@ VIEW = {  # of MLflow's list of runs, under ?viewStateShareKey=runs: what to see
         "tags.`dvc_run`",
     ],
 }
-BEGUN_AS = "begun_as"  # the tag of a run in a store of its own: what the tracking store calls it
+BEGUN_AS = "begun_as"  # the tag of a run in a local store: its id in the tracking store
 
 
 class Run:
-    """An MLflow run that survives its store: when a call fails, the run moves to a local one.
+    """An MLflow run that survives its store: when a call fails, the run moves to a local store.
 
-    That store is a folder of `store.unrecorded()`, from where `tracking.sync` passes the run on.
-    Should even that fail, the run turns deaf: its calls do nothing.
+    The local store is a folder of `store.unrecorded()`. `tracking.sync` later copies the run from
+    there to the tracking store. If the local store fails too, all further calls do nothing.
     """
 
     def __init__(
@@ -47,27 +47,27 @@ class Run:
         known: Declared,
     ) -> None:
         self.stage = stage
-        self.unfinished = unfinished  # a folder that outlives the process until the stage is done
+        self.unfinished = unfinished  # a folder that is kept until the stage is done
         self.tags = tags
         self.declared = known
         self.live = True
-        self.run_id = ""  # of the run in the store that it is in now
-        self.folder: Path | None = None  # of the local store that the run has moved to
+        self.run_id = ""  # the run's id in its current store
+        self.folder: Path | None = None  # the local store, if the run has moved
         moved = unfinished / "unrecorded"
         if moved.exists() and (store.unrecorded() / moved.read_text()).exists():
             self.folder = store.unrecorded() / moved.read_text()
 
     def finish(self, out: Path) -> None:
-        """Move the finished NumPy files into the stage's out; DVC empties that at each start."""
+        """Move the finished NumPy files into the stage's out, which DVC empties at each start."""
         out.mkdir(parents=True, exist_ok=True)
         for file in self.unfinished.glob("*.npy"):
             file.replace(out / file.name)
 
     def attempt(self, call: Callable[[], Any]) -> Any:
-        """Do something with MLflow in the run, which is begun before if need be.
+        """Make an MLflow call in the run, and begin the run first if necessary.
 
-        A store that fails is told of, and never raised: the run moves to a local store, where the
-        call is made once more. Whatever else goes wrong is a defect of ours, and is raised.
+        A failing store is reported but never raised. The run moves to a local store and repeats the
+        call there. Any other error is a bug, and is raised.
         """
         import mlflow
 
@@ -78,22 +78,22 @@ class Run:
                 return call()
             except store.failures() as error:
                 self.live = self.folder is None and self._move()
-                rest = "goes on without it" if self.live else "leaves it out from here on"
+                rest = "continues without it" if self.live else "is no longer recorded"
                 say(f"warning: MLflow fails ({store.reason(error)}); {self.stage} {rest}")
         return None
 
     def end(self, status: str) -> None:
-        """End the run, and say what remains to be done."""
+        """End the run, and say how to record it if it has moved."""
         import mlflow
 
         self.attempt(lambda: mlflow.end_run(status))
-        with suppress(*store.failures()):  # the run of one who has turned deaf
+        with suppress(*store.failures()):  # a run that is no longer recorded
             mlflow.end_run(status)
         if self.live and self.folder is not None:
             say(f"{self.stage}: to record it in MLflow later, run `python -m convnets sync`")
 
     def _begin(self) -> None:
-        """Begin the run, or go on with the one that an interrupted process began."""
+        """Begin the run, or resume the run that an interrupted process began."""
         import mlflow
 
         known, tags = self.unfinished / "mlflow_run", self.tags
@@ -119,7 +119,7 @@ class Run:
         mlflow.log_params(self.declared.params)
 
     def _move(self) -> bool:
-        """Leave the store that failed, without another call to it; tell whether that was done."""
+        """Leave the failed store without another call to it; return whether that worked."""
         import mlflow
 
         folder = store.unrecorded() / uuid4().hex
@@ -128,21 +128,19 @@ class Run:
             (self.unfinished / "unrecorded").write_text(folder.name)
         except store.failures():
             return False
-        with suppress(
-            *store.failures()
-        ):  # the run is not in this store, but no longer the active one
+        with suppress(*store.failures()):  # the run is not in this store, but must not stay active
             mlflow.end_run()
         self.folder = folder
         return True
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
-        """Log numbers, of an epoch if `step` is given."""
+        """Log numbers, for an epoch if `step` is given."""
         import mlflow
 
         self.attempt(lambda: mlflow.log_metrics(values, step=step))
 
     def epochs(self, rows: list[dict[str, float]]) -> None:
-        """Log the epochs so far, a step each, but for those that the run has from before."""
+        """Log each epoch so far as a step, except the epochs that the run already has."""
         import mlflow
 
         def log() -> None:
@@ -153,9 +151,9 @@ class Run:
         self.attempt(log)
 
     def durations(self) -> dict[str, float]:
-        """Return the seconds from start to end of the newest whole run of each stage, oldest first.
+        """Return the duration in seconds of each stage's newest finished run, oldest first.
 
-        Those of a stage that was interrupted count until it had gone on to its end.
+        The duration of a resumed run includes the interruption.
         """
         import mlflow
 
@@ -187,7 +185,7 @@ class Run:
         plt.close(figure)
 
     def figures(self, figures: "dict[str, Figure]") -> None:
-        """Log figures as PNG by their names, and close them."""
+        """Log figures as PNG files under their names, and close them."""
         for name, figure in figures.items():
             self.figure(figure, f"{name}.png")
 
@@ -199,10 +197,10 @@ class Run:
         self.attempt(lambda: log(str(path), path.name if path.is_dir() else None))
 
     def dataset(self, path: Path, context: str) -> None:
-        """Name a file of the stage's deps as a dataset that it reads, with the hash of the dep.
+        """Log a file of the stage's deps as a dataset that it reads, with the hash of the dep.
 
         Raises:
-            KeyError: the stage does not declare the file, or it is not there.
+            KeyError: the stage does not declare the file, or the file does not exist.
         """
         import mlflow
         from mlflow.data.dataset_source_registry import get_dataset_source_from_json
@@ -211,10 +209,10 @@ class Run:
         digest = self.declared.digest(path)
 
         def log() -> None:
-            # To resolve the path instead would warn that two classes can, which are the same.
+            # Resolving the path would warn that two classes match, although they are the same.
             source = get_dataset_source_from_json(json.dumps({"uri": path.as_posix()}), "local")
             name = path.with_suffix("").as_posix()
-            # MLflow's own class leaves `profile` abstract by its types alone.
+            # `profile` is abstract in MLflow's type annotations only.
             dataset = MetaDataset(source, name, digest)  # type: ignore[abstract]
             mlflow.log_input(dataset, context=context)
 
@@ -224,9 +222,9 @@ class Run:
         """Log a Keras model with its signature.
 
         Args:
-            model: takes pixels.
+            model: a model that takes pixels.
             example: (n, h, w, c) pixels, uint8.
-            classes: their names, kept as the model's metadata.
+            classes: the class names, stored as the model's metadata.
         """
         self.attempt(lambda: _log_model(model, self.stage, example, classes))
 
@@ -234,11 +232,11 @@ class Run:
         """Log the champion and register it under the alias `champion`.
 
         Args:
-            model: takes pixels.
+            model: a model that takes pixels.
             example: (n, h, w, c) pixels, uint8.
-            classes: their names.
-            chosen: the stage that trained it.
-            why: it was chosen.
+            classes: the class names.
+            chosen: the stage that trained the model.
+            why: the reason for the choice.
         """
         import mlflow
 
@@ -252,7 +250,7 @@ class Run:
 
 
 def _log_model(model: Any, name: str, example: Any, classes: list[str]) -> str:
-    """Log a model to the active run, by the name of the stage that trained it; return its URI."""
+    """Log a model to the active run under the name of its training stage; return its URI."""
     import mlflow
 
     inputs = example.astype("float32")
@@ -261,7 +259,7 @@ def _log_model(model: Any, name: str, example: Any, classes: list[str]) -> str:
         name=name,
         signature=mlflow.models.infer_signature(inputs, model.predict(inputs, verbose=0)),
         metadata={"classes": classes},
-        # Inferring them would start a process that loads the model once more.
+        # Inferring them would start a process that loads the model again.
         pip_requirements=[*mlflow.keras.get_default_pip_requirements(), "tensorflow"],
     )
     return str(info.model_uri)
@@ -271,8 +269,8 @@ def _log_model(model: Any, name: str, example: Any, classes: list[str]) -> str:
 def recorded(stage: str) -> Iterator[Run]:
     """Record a stage as an MLflow run, with the params and deps that `dvc.yaml` declares for it.
 
-    A stage that was interrupted, even by `kill -9`, finds its `unfinished` folder again and resumes
-    the same MLflow run, if its code, data and params are the same; else the folder is swept.
+    An interrupted stage, even after `kill -9`, finds its `unfinished` folder again and resumes the
+    same MLflow run if its code, data and params are unchanged. Otherwise the folder is removed.
 
     Args:
         stage: its name in `dvc.yaml`, with the item of a matrix stage: `train_mnist@max_pooling`.
@@ -305,9 +303,9 @@ def recorded(stage: str) -> Iterator[Run]:
 
 
 def dvc_run() -> str:
-    """Return when the `dvc` command above this process began, in UTC; without one, the process.
+    """Return the start time, in UTC, of the `dvc` command above this process, or of this process.
 
-    The stages of one `dvc repro`, and those of one experiment, have it in common.
+    All stages of one `dvc repro` or one experiment share it.
     """
     process = psutil.Process()
     for above in process.parents():

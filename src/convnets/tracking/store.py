@@ -1,4 +1,4 @@
-"""Where MLflow's runs are kept, and how long a stage waits for it."""
+"""Where MLflow's runs are stored, and how long a stage waits for MLflow."""
 
 import logging
 import os
@@ -11,17 +11,17 @@ from uuid import uuid4
 EXPERIMENT = "convnets"
 CHAMPION = "champion"  # the alias of the model to use
 DESCRIPTION = (
-    "Models of images, from raw pixels of 0 to 255 to probabilities. Each execution of the stage "
-    "`evaluate` adds as a version the one with the best validation accuracy, by lower validation "
-    "loss where two are equal; the newest has the alias `champion`."
+    "Image classifiers, from raw pixels of 0 to 255 to probabilities. Each run of the stage "
+    "`evaluate` adds a version: the model with the best validation accuracy. The lower validation "
+    "loss breaks ties. The newest version has the alias `champion`."
 )
 
 SETTINGS = {
-    # MLflow's defaults let a stage wait for minutes at each call of a server that is down or hangs.
+    # With MLflow's defaults, each call to a server that is down or hangs would take minutes.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
-    # It would print its server's address, with a password that is in it.
+    # MLflow would print its server's address, including a password in it.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -29,11 +29,11 @@ SETTINGS = {
 
 
 def quieten() -> None:
-    """Keep MLflow's notes off the screen, and its patience with a server within bounds.
+    """Silence MLflow's notes, and limit how long it waits for a server.
 
-    The user's own environment variables have the last word.
+    The user's own environment variables take precedence.
     """
-    import mlflow  # noqa: F401  # which sets its own level as it is imported
+    import mlflow  # noqa: F401  # sets its own log level on import
 
     for package in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(package).setLevel(logging.ERROR)
@@ -42,11 +42,11 @@ def quieten() -> None:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return the exceptions of a tracking store that fails; any other is a defect of ours.
+    """Return the exceptions of a failing tracking store. Any other exception is a bug.
 
-    MLflow wraps most of them in its own. Others come through from the network and the disk
-    (`OSError`, which requests' exceptions are), the database, and an answer that is no JSON, or
-    not MLflow's.
+    MLflow wraps most of them in its own exception. Others come from the network and the disk
+    (`OSError`, a base class of requests' exceptions), from the database, and from answers that are
+    not JSON or not MLflow's.
     """
     from google.protobuf.json_format import ParseError
     from mlflow.exceptions import MlflowException
@@ -57,12 +57,12 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def reason(error: Exception) -> str:
-    """Return an error in one line, without the password of a tracking server's address."""
+    """Return an error on one line, without the password in a tracking server's address."""
     return re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))[:200]
 
 
 def root() -> Path:
-    """Return the main checkout, also when DVC runs a stage in a temporary directory."""
+    """Return the main checkout, even when DVC runs a stage in a temporary directory."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
@@ -72,15 +72,15 @@ def uri() -> str:
 
 
 def unrecorded() -> Path:
-    """Return the folder with a store for each run that the tracking store does not have whole."""
+    """Return the folder of local stores, one for each run that is not fully recorded."""
     return root() / ".unrecorded"
 
 
 def database(folder: Path) -> str:
-    """Return the URI of the SQLite store in a folder; where there is none yet it is made.
+    """Return the URI of the SQLite store in a folder. Create the store if it does not exist.
 
-    MLflow makes its tables in a hundred steps. Two processes at it, or one that is killed, would
-    spoil the file for good: it is made under another name, and linked in place as a whole.
+    MLflow creates its tables in a hundred steps. Two concurrent processes, or a killed process,
+    would corrupt the file for good. So it is created under another name and linked in place.
     """
     from mlflow import MlflowClient
 
@@ -101,13 +101,13 @@ def database(folder: Path) -> str:
 
 
 def new_version(client: Any, uri: str, why: str) -> str:
-    """Register a logged model as the newest version of `EXPERIMENT`; return the version's number.
+    """Register a logged model as the newest version of `EXPERIMENT`; return the version number.
 
-    This is what `mlflow.register_model` does, which also prints, and describes nothing.
+    Unlike `mlflow.register_model`, it prints nothing and adds a description.
     """
     from mlflow.exceptions import MlflowException
 
-    with suppress(MlflowException):  # it exists, perhaps since a moment ago
+    with suppress(MlflowException):  # it exists already
         client.create_registered_model(EXPERIMENT, description=DESCRIPTION)
     model_id = uri.removeprefix("models:/")
     made = client.create_model_version(EXPERIMENT, uri, description=why, model_id=model_id)

@@ -1,8 +1,8 @@
-"""What MLflow's tracking store missed of a stage, recorded there afterwards.
+"""Record in MLflow's tracking store what it missed of a stage.
 
-A run that moved to a local store (see `tracking.run.Run`) is copied as one whole run: onto the
-one that the tracking store has of it, else as a new one. What was copied before is not copied
-again, so that it can be broken off anywhere. A local store is removed once all of it was copied.
+A run that moved to a local store (see `tracking.run.Run`) is copied as one complete run. If the
+tracking store has part of the run, the copy completes it. Nothing is copied twice, so the copy can
+be interrupted at any time. A local store is removed once all of it has been copied.
 """
 
 import shutil
@@ -33,10 +33,10 @@ COPY_OF = "copy_of"  # the tag of a copied run: its id in the local store
 
 
 def sync() -> None:
-    """Record in the tracking store all that local stores have.
+    """Record the contents of all local stores in the tracking store.
 
     Raises:
-        InputError: the tracking store fails; all that it has not whole is kept.
+        InputError: the tracking store fails. Runs that are not fully copied are kept.
     """
     store.quieten()
     local = []
@@ -45,7 +45,7 @@ def sync() -> None:
             source = MlflowClient(store.database(folder))
             local.append((source.get_run((folder / "mlflow_run").read_text()), source, folder))
     if not local:
-        say("nothing to record: MLflow has it all")
+        say("nothing to record: MLflow has everything")
         return
     unfinished = store.root() / runs.UNFINISHED
     resumable = {file.read_text() for file in unfinished.glob("*/*/unrecorded")}
@@ -56,7 +56,7 @@ def sync() -> None:
             _copy(run, source, MlflowClient())
         except (MlflowException, OSError) as error:
             raise InputError(
-                f"{stage}: MLflow fails ({store.reason(error)}); mend it and run this again"
+                f"{stage}: MLflow fails ({store.reason(error)}); fix it and run this again"
             ) from error
         if run.info.status == "RUNNING" or folder.name in resumable:
             say(f"{stage}: recorded so far; {folder} is kept until the stage has finished")
@@ -66,7 +66,7 @@ def sync() -> None:
 
 
 def _copy(run: Run, source: MlflowClient, target: MlflowClient) -> None:
-    """Copy a run with all that belongs to it."""
+    """Copy a run with everything that belongs to it."""
     copy = _counterpart(run, target)
     known = copy.info.run_id
     target.log_batch(
@@ -105,10 +105,10 @@ def _copy(run: Run, source: MlflowClient, target: MlflowClient) -> None:
 
 
 def _counterpart(run: Run, target: MlflowClient) -> Run:
-    """Find what the tracking store has of a run, or begin it there."""
+    """Find the tracking store's copy of a run, or create it."""
     experiment = mlflow.set_experiment(store.EXPERIMENT).experiment_id
     if runs.BEGUN_AS in run.data.tags:
-        with suppress(MlflowException):  # of another store, or deleted since
+        with suppress(MlflowException):  # in another store, or deleted since
             begun = target.get_run(run.data.tags[runs.BEGUN_AS])
             if begun.info.lifecycle_stage == "active":
                 return begun
@@ -121,14 +121,12 @@ def _counterpart(run: Run, target: MlflowClient) -> Run:
 
 
 def _mark(metric: Metric) -> tuple[int, int]:
-    """Return what a metric's value is known by: its step; MLflow's own of the system have no say
-    in theirs, but a time each.
-    """
+    """Return a key for a metric's value: its step, or the time for MLflow's system metrics."""
     return (0, metric.timestamp) if metric.key.startswith("system/") else (metric.step, 0)
 
 
 def _copy_model(model: LoggedModel, step: int, run: Run, target: MlflowClient) -> str:
-    """Copy a model of a run, unless the run has it whole; return its id there."""
+    """Copy a model to a run, unless the run already has it complete; return its id there."""
     known = run.outputs.model_outputs if run.outputs else []
     models = [target.get_logged_model(output.model_id) for output in known]
     copy = next((other for other in models if other.name == model.name), None)
@@ -146,7 +144,7 @@ def _copy_model(model: LoggedModel, step: int, run: Run, target: MlflowClient) -
         with TemporaryDirectory() as folder:
             files = mlflow.artifacts.download_artifacts(model.artifact_location)
             shutil.copytree(files, folder, dirs_exist_ok=True)
-            # The model names itself in its description.
+            # The model's description contains its own id.
             description = Model.load(folder)
             description.model_id = description.model_uuid = copy.model_id
             description.run_id = run.info.run_id
@@ -158,7 +156,7 @@ def _copy_model(model: LoggedModel, step: int, run: Run, target: MlflowClient) -
 
 
 def _copy_version(version: Any, model_id: str, run_id: str, target: MlflowClient) -> None:
-    """Register a run's model as its local store did; a champion steps down for a later one."""
+    """Register a run's model as its local store did. A later champion replaces an earlier one."""
     found = target.search_model_versions(f"run_id = '{run_id}'")
     number = (
         found[0].version

@@ -1,10 +1,10 @@
 """Random changes of images, from a given seed.
 
-The book stacks layers (listing 8.14), each of which interpolates every pixel anew. Here flip,
-rotation and zoom are multiplied into one affine map first. The draws depend on nothing but the seed
-passed in, so that any batch of any epoch can be made again, in any order.
+The book stacks layers (listing 8.14), and each layer interpolates every pixel again. Here flip,
+rotation and zoom are multiplied into one affine map first. The draws depend only on the given seed,
+so any batch of any epoch can be reproduced, in any order.
 
-To add one: a key of `params.Augmentation`, 0 for none, and a function in `STEPS`.
+To add a change, add a key to `params.Augmentation`, with 0 for none, and a function to `STEPS`.
 """
 
 import math
@@ -18,10 +18,10 @@ from convnets.base.params import Augmentation
 
 
 def augment(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
-    """Change each image by random amounts of its own.
+    """Change each image by its own random amounts.
 
     Args:
-        images: (n, h, w, 3) pixels of 0 to 255, any numeric dtype.
+        images: (n, h, w, 3) pixels from 0 to 255, any numeric dtype.
         seed: two integers.
         how: the largest amount of each kind of change.
 
@@ -30,7 +30,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
     """
     images = tf.cast(images, tf.float32)
     for place, step in enumerate(STEPS):
-        # The geometry has the seed itself: its draws do not depend on what else there is.
+        # Geometry uses the seed itself, so its draws do not depend on the other steps.
         own = tf.random.experimental.stateless_fold_in(seed, place) if place else seed
         images = step(images, own, how)
     return images
@@ -39,9 +39,9 @@ def augment(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
 def geometry(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
     """Flip half of the images left to right, and rotate and zoom each.
 
-    `rotation` is the largest angle as a share of a full turn, `zoom` the largest share by which the
-    picture shrinks or grows, the same on both axes. What comes in from outside the image is its
-    reflection, as with Keras's layers.
+    `rotation` is the largest angle, as a share of a full turn. `zoom` is the largest share by which
+    the image shrinks or grows, the same on both axes. Areas outside the image show its reflection,
+    as with Keras's layers.
     """
     draws = tf.random.stateless_uniform((3, tf.shape(images)[0]), seed, -1.0, 1.0)
     flip = tf.where(draws[0] < 0, -1.0, 1.0)
@@ -54,9 +54,9 @@ def geometry(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor
 
 
 def contrast(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
-    """Pull each image's pixels towards their mean, or push them away, by up to a share.
+    """Move each image's pixels towards or away from their mean, by up to a share.
 
-    As Keras's RandomContrast does.
+    Keras's RandomContrast does the same.
     """
     if not how.contrast:
         return images
@@ -66,7 +66,7 @@ def contrast(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor
 
 
 def brightness(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
-    """Add or subtract up to a share of the range of pixels, as Keras's RandomBrightness does."""
+    """Add or subtract up to a share of the pixel range, as Keras's RandomBrightness does."""
     if not how.brightness:
         return images
     return tf.clip_by_value(images + 255 * how.brightness * _draw(images, seed), 0.0, 255.0)
@@ -76,14 +76,14 @@ STEPS = (geometry, contrast, brightness)
 
 
 def _draw(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Return a number of −1 to 1 for each image, (n, 1, 1, 1)."""
+    """Return a number from −1 to 1 for each image, (n, 1, 1, 1)."""
     return tf.random.stateless_uniform((tf.shape(images)[0], 1, 1, 1), seed, -1.0, 1.0)
 
 
 def preview(
     image: NDArray[np.uint8], count: int, seed: int, how: Augmentation
 ) -> NDArray[np.float32]:
-    """Return an image, (h, w, 3), and after it `count` augmented views of it, (1 + n, h, w, 3)."""
+    """Return an image, (h, w, 3), followed by `count` augmented views of it, (1 + n, h, w, 3)."""
     repeated = np.repeat(image[None], count, axis=0)
     views = augment(repeated, tf.constant([seed, 0], tf.int64), how)
     return np.concatenate([image[None], views.numpy()])
@@ -92,14 +92,14 @@ def preview(
 def affine(
     height: tf.Tensor, width: tf.Tensor, flip: tf.Tensor, angle: tf.Tensor, scale: tf.Tensor
 ) -> tf.Tensor:
-    """Return, for each image, the map from a place in the result to one in the source.
+    """Return each image's map from positions in the result to positions in the source.
 
     Args:
         height: in pixels.
         width: in pixels.
         flip: (n,), −1 for a mirror image, 1 for none.
         angle: (n,), in radians.
-        scale: (n,), how much of the source is seen: under 1 zooms in.
+        scale: (n,), the visible share of the source; below 1 zooms in.
 
     Returns:
         (n, 8) coefficients, as `keras.ops.image.affine_transform` takes them.

@@ -1,4 +1,4 @@
-"""Arrays into batches: a stream whose every epoch is a function of the seed and the epoch alone."""
+"""A stream of batches from arrays. Each epoch depends only on the seed and the epoch's number."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,20 +19,20 @@ def training(
     seed: int,
     augmentation: Augmentation | None = None,
 ) -> tf.data.Dataset:
-    """Return the shuffled batches of some epochs, one after the other.
+    """Return the shuffled batches of consecutive epochs.
 
-    Where there are several views of each example, an epoch takes one, and K epochs take all:
-    every view counts the same.
+    With K views per example, an epoch uses one view of each example, and K epochs use all of them.
+    Every view counts the same.
 
     Args:
-        examples: memory-mapped; only a batch at a time is read.
+        examples: memory-mapped; only one batch at a time is read.
         batch_size: the last batch of an epoch may be smaller.
-        epochs: which, counted from 0; each is the same whichever came before.
-        seed: of the order and the augmentation.
-        augmentation: drawn anew for each image in each epoch, if given.
+        epochs: the epochs, counted from 0. Each is independent of the epochs before it.
+        seed: seed of the order and the augmentation.
+        augmentation: if given, drawn anew for each image in each epoch.
 
     Returns:
-        Batches of ((n, …) inputs, (n,) labels), `steps(examples, batch_size)` to the epoch.
+        Batches of ((n, …) inputs, (n,) labels), `steps(examples, batch_size)` per epoch.
     """
 
     def generate() -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]]:
@@ -61,7 +61,7 @@ def training(
 
 
 def in_order(examples: Examples, batch_size: int) -> tf.data.Dataset:
-    """Return the examples once, in their order, in batches of (inputs, labels)."""
+    """Return the examples once, in order, in batches of (inputs, labels)."""
 
     def generate() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         for start in range(0, len(examples.labels), batch_size):

@@ -1,4 +1,4 @@
-"""Training on cached features: what a head reads, and the whole model put together again."""
+"""Training on cached features: a head's inputs, and the complete model that it becomes part of."""
 
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ FEATURES, VIEWS = Path("data/features"), Path("data/views")
 
 
 def to_learn_from(how: HeadTraining, views: Views) -> Examples:
-    """Return the training images' features, or those of their augmented views, with labels.
+    """Return the features of the training images or of their augmented views, with labels.
 
     Args:
         how: the head's section of the params.
-        views: how many of each image there are in their cache.
+        views: the number of views per image in the cache.
     """
     table = IMAGES / "train.csv"
     if "views" in how.features:
@@ -32,15 +32,15 @@ def to_learn_from(how: HeadTraining, views: Views) -> Examples:
 
 
 def kinds(how: HeadTraining) -> list[str]:
-    """Return what a head is validated and tested on: the images, and where it is to, mirrored."""
+    """Return the kinds of features to validate and test a head on: plain and perhaps mirrored."""
     return ["", "_mirrored"] if "mirrored" in how.features else [""]
 
 
 def held_out(kinds: list[str]) -> Examples:
-    """Return the validation images' features of some kinds with their labels, kind after kind.
+    """Return the validation images' features of the given kinds, with labels, kind after kind.
 
-    An image and its mirror image count as two examples. The mean of both, which the model returns,
-    has at most the mean of their losses (Jensen's inequality).
+    An image and its mirror image count as two examples. The model returns the mean of both. The
+    loss of the mean is at most the mean of their losses (Jensen's inequality).
     """
     table = IMAGES / "validation.csv"
     loaded = [examples.load(FEATURES / f"validation{kind}.npy", table) for kind in kinds]
@@ -55,16 +55,15 @@ def held_out(kinds: list[str]) -> Examples:
 def finish(
     fitted: Fitted, frozen: keras.Model, kinds: list[str], identity: Identity, p: Params, run: Run
 ) -> None:
-    """Publish what was trained on the cache as a whole model, and log how far the two differ.
+    """Publish a part trained on the cache as a complete model, and log how far the two differ.
 
     Args:
-        fitted: what was trained; it takes the frozen part's features.
-        frozen: takes preprocessed images.
-        kinds: of the features that it was validated on; with two, the model looks at the mirror
-            image too.
-        identity: of the model.
+        fitted: the trained part, which takes the frozen part's features.
+        frozen: the frozen part, which takes preprocessed images.
+        kinds: the kinds of validation features. With two, the model also sees the mirror image.
+        identity: the model's identity.
         p: all params.
-        run: of the stage, after which the model is named.
+        run: the stage's run; the model is named after the stage.
     """
     top = fitted.model
     name = p.backbone.name
@@ -91,18 +90,18 @@ def end_to_end(
     model_name: str,
     mirrored: bool = False,
 ) -> keras.Model:
-    """Put a classifier of raw pixels together: preprocessing, the frozen part, what was trained.
+    """Assemble a classifier of raw pixels: preprocessing, the frozen part, the trained part.
 
     Args:
-        name: of the backbone.
-        size: of the square images, in pixels.
-        frozen: takes preprocessed images.
-        top: takes the frozen part's features; its name becomes "top".
-        model_name: of the result.
-        mirrored: look at each image's mirror image too, and return the mean of both.
+        name: the backbone's name.
+        size: side of the square images, in pixels.
+        frozen: the frozen part, which takes preprocessed images.
+        top: the trained part, which takes the frozen part's features.
+        model_name: the name of the result.
+        mirrored: also evaluate each image's mirror image, and return the mean of both.
 
     Returns:
-        A model from (n, size, size, 3) pixels of 0 to 255 to probabilities.
+        A model from (n, size, size, 3) pixels from 0 to 255 to probabilities.
     """
     inputs = keras.Input((size, size, 3), name="image")
     pixels = preprocess(name, inputs)
@@ -116,13 +115,13 @@ def end_to_end(
 def disagreement(
     model: keras.Model, images: NDArray[np.uint8], top: keras.Model, *features: NDArray[Any]
 ) -> float:
-    """Return the largest difference between a model's probabilities and its top's from the cache.
+    """Return the largest difference between a model's probabilities from pixels and from the cache.
 
     Args:
         model: from `end_to_end`.
-        images: (n, h, w, 3), a few.
-        top: what the model has on its frozen part.
-        features: (n, …), of the same images, from the cache; of a mirrored model two of them.
+        images: (n, h, w, 3), a few images.
+        top: the model's trained part.
+        features: (n, …), the cached features of these images. A mirrored model needs two arrays.
     """
     whole = model.predict(images, verbose=0)
     cached = np.mean([top.predict(given, verbose=0) for given in features], axis=0)

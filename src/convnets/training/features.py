@@ -1,4 +1,4 @@
-"""A frozen backbone run once over the images; its features are kept as NumPy files."""
+"""Run a frozen backbone once over the images, and keep its features as NumPy files."""
 
 import shutil
 from collections.abc import Callable
@@ -21,14 +21,14 @@ BATCH = 32
 
 
 def extractor(name: str, *parts: keras.Model) -> Any:
-    """Compile the function from pixels to the outputs of each part, one on top of the other.
+    """Compile a function from pixels to the output of each part, where the parts form a chain.
 
     Args:
-        name: of the backbone, for its preprocessing.
-        parts: frozen models; each takes the output of the one before.
+        name: the backbone's name, for its preprocessing.
+        parts: frozen models. Each takes the output of the previous model.
 
     Returns:
-        A function of (n, h, w, 3) pixels to a list of float32 arrays, one for each part.
+        A function from (n, h, w, 3) pixels to a list of float32 arrays, one for each part.
     """
 
     @tf.function  # type: ignore[untyped-decorator]  # TensorFlow has no types
@@ -44,15 +44,15 @@ def extractor(name: str, *parts: keras.Model) -> Any:
 
 
 def write(extract: Any, images: NDArray[np.uint8], outs: list[Path], what: str) -> None:
-    """Write the features of each part as (n, …) float32, a batch at a time.
+    """Write the features of each part as (n, …) float32, one batch at a time.
 
-    What an interrupted process wrote of them is kept, and resumed.
+    An interrupted extraction is resumed.
 
     Args:
         extract: from `extractor`.
         images: (n, h, w, 3).
         outs: the file for each part.
-        what: the work's name, for showing progress.
+        what: the task's name, for the progress bar.
     """
 
     def batch(start: int) -> NDArray[np.uint8]:
@@ -71,12 +71,12 @@ def write_views(
 ) -> None:
     """Write the features of K augmented views of each image, in float16.
 
-    Row i·K + k is view k of image i. Half precision halves the cache; its 11 bits are more than
-    the 8 of the bfloat16 that the features may have been computed in. What an interrupted process
-    wrote is kept, and resumed.
+    Row i·K + k is view k of image i. Half precision halves the cache. It has 11 significant bits,
+    which is more than the 8 of bfloat16, in which the features may have been computed. An
+    interrupted extraction is resumed.
 
     Raises:
-        InputError: the cache would be larger than allowed or than the disk has room for.
+        InputError: the cache would exceed the limit or the free disk space.
     """
     shapes = [array.shape[1:] for array in extract(images[:1])]
     needed = sum(2 * views.count * len(images) * int(np.prod(shape)) for shape in shapes)
@@ -85,13 +85,13 @@ def write_views(
     if needed > views.max_gigabytes * 1e9:
         raise InputError(
             f"views.max_gigabytes: {views.count} views of {len(images)} images take "
-            f"{needed / 1e9:.2f} GB, allowed are {views.max_gigabytes}; lower views.count or raise "
-            "it"
+            f"{needed / 1e9:.2f} GB, more than {views.max_gigabytes}; lower views.count or raise "
+            "the limit"
         )
     if needed > free:
         raise InputError(
-            f"data/views: {needed / 1e9:.2f} GB needed, the disk has {free / 1e9:.2f} free; free "
-            "some or lower views.count"
+            f"data/views: {needed / 1e9:.2f} GB needed, the disk has {free / 1e9:.2f} GB free; "
+            "free some space or lower views.count"
         )
     per_batch = max(1, BATCH // views.count)
 
@@ -112,16 +112,16 @@ def _stream(
     dtype: str,
     what: str,
 ) -> None:
-    """Write what `extract` makes of each batch, a file for each of its outputs.
+    """Write the outputs of `extract` for each batch, one file per output.
 
     Args:
-        batch: makes the batch that starts with an image.
+        batch: returns the batch that starts at an image.
         starts: the first image of each batch.
-        rows: how many an image becomes.
+        rows: number of rows per image.
         extract: from `extractor`.
         outs: the file for each output.
-        dtype: of the files.
-        what: the work's name.
+        dtype: dtype of the files.
+        what: the task's name.
     """
     if all(out.exists() for out in outs):
         return
@@ -130,7 +130,7 @@ def _stream(
             stack.enter_context(npy.writer(out, result.shape[1:], dtype, resume=True))
             for out, result in zip(outs, extract(batch(0)), strict=True)
         ]
-        # The last process may have stopped between two files, or inside a batch.
+        # An interrupted process may have stopped between two files or within a batch.
         done = min(writer.rows for writer in writers) // (rows * starts.step)
         if done:
             say(f"{what}: resuming after {done} of {len(starts)} batches")

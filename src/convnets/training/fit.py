@@ -1,4 +1,4 @@
-"""The one loop that trains every model: the book's `fit`, best checkpoint by validation loss."""
+"""The training loop of every model: the book's `fit`, best checkpoint by validation loss."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from convnets.models.saved import Record
 from convnets.tracking.run import Run
 from convnets.training import batches
 
-plt.switch_backend("Agg")  # curves go into files, also where there is no screen
+plt.switch_backend("Agg")  # curves go into files and need no screen
 MODELS = Path("models/trained")
 
 
@@ -33,15 +33,15 @@ class Fitted(NamedTuple):
     """A trained model, with the weights of its best epoch."""
 
     model: keras.Model
-    history: list[dict[str, float]]  # a row an epoch
+    history: list[dict[str, float]]  # one row per epoch
 
 
 class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
-    """After each epoch: its row, the best weights so far, all of it saved, MLflow's step, a line.
+    """After each epoch, update history and best weights, save the state, log and print the epoch.
 
-    What is saved suffices to resume as if there had been no interruption: the model's variables,
-    which count the state of dropout among them, the optimizer's, and what this class keeps. The
-    order of the images and their augmentation depend on the epoch alone.
+    The saved state is enough to resume as if there had been no interruption. It has the model's
+    variables, including the state of dropout, the optimizer's variables, and this class's data. The
+    order of the images and their augmentation depend only on the seed and the epoch.
     """
 
     def __init__(self, run: Run, epochs: int) -> None:
@@ -52,7 +52,7 @@ class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
         self.best: list[Any] = []
 
     def resume(self, model: keras.Model) -> int:
-        """Take up what an interrupted process saved, if it did; return the epochs done."""
+        """Restore the saved state of an interrupted process, if any; return the epochs done."""
         if self.state.exists():
             variables = [*model.variables, *model.optimizer.variables]
             with np.load(self.state, allow_pickle=False) as saved:
@@ -101,20 +101,20 @@ def fit(
 ) -> Fitted:
     """Train a model and return it with the weights of its best epoch by validation loss.
 
-    An interrupted training resumes after its last whole epoch, and ends with the same bytes.
+    An interrupted training resumes after its last complete epoch, and gives the same bytes.
 
     Args:
-        build: makes the model; called twice, since the one that trains may compute in bfloat16
-            and the one returned is float32 throughout.
-        train: what to learn from.
-        validation: what chooses the epoch.
+        build: makes the model. It is called twice: training may use bfloat16, but the returned
+            model is float32 throughout.
+        train: the training examples.
+        validation: the examples that choose the epoch.
         how: the stage's section of the params.
-        run: gets a metric step an epoch and the curves.
-        seed: of the weights, the order, dropout and augmentation.
-        numbers: the `precision` param: what the layers compute in while they train.
-        schedule: `cosine` lets the learning rate fall to 0 over the epochs in a half cosine
+        run: receives the metrics of each epoch, and the curves.
+        seed: seed of the weights, the order, dropout and augmentation.
+        numbers: the `precision` param, for the computations in training.
+        schedule: `cosine` lowers the learning rate to 0 over the epochs in a half cosine
             (Loshchilov & Hutter, 2017).
-        augmentation: of the training inputs, if they are images.
+        augmentation: applied to the training inputs, if they are images.
 
     Raises:
         InputError: the loss became NaN or infinite.
@@ -152,7 +152,7 @@ def fit(
             steps_per_epoch=steps,
             initial_epoch=done,
             epochs=how.epochs,
-            shuffle=False,  # the stream is shuffled
+            shuffle=False,  # the stream is already shuffled
             validation_data=batches.in_order(validation, how.batch_size),
             callbacks=callbacks,
             verbose=0,
@@ -167,10 +167,10 @@ def publish(model: keras.Model, record: Record, run: Run, example: Any) -> None:
     """Save a model as its stage's out, and log it to MLflow.
 
     Args:
-        model: takes pixels.
-        record: what training knew of it; goes into the file.
-        run: of the stage, after which the file is named; gets the model with its signature.
-        example: (n, h, w, c) pixels, uint8, a few.
+        model: a model that takes pixels.
+        record: the record of its training, which is stored in the file.
+        run: the stage's run. The file is named after the stage.
+        example: (n, h, w, c) pixels, uint8, a few images for the signature.
     """
     path = MODELS / f"{run.stage.replace('@', '_')}.keras"
     saved.save(model, path, record)
@@ -179,11 +179,11 @@ def publish(model: keras.Model, record: Record, run: Run, example: Any) -> None:
 
 
 def plot(axes: Axes, history: pd.DataFrame, metric: str) -> None:
-    """Draw a metric by epoch, in training and validation, with a line at the epoch that was kept.
+    """Draw a metric of training and validation by epoch, with a line at the epoch that was kept.
 
     Args:
         axes: to draw on.
-        history: a row an epoch, counted from 1.
+        history: one row per epoch, counted from 1.
         metric: accuracy or loss.
     """
     history[metric].plot(ax=axes, label="training", marker=".", color="#e0555a", linestyle="--")
@@ -199,7 +199,7 @@ def by_epoch(rows: list[dict[str, float]]) -> pd.DataFrame:
 
 
 def _tell(rows: list[dict[str, float]], run: Run) -> None:
-    """Tell of the best epoch, on the screen and in MLflow, and log the curves."""
+    """Report the best epoch on the screen and in MLflow, and log the curves."""
     history = by_epoch(rows)
     best = int(history["val_loss"].to_numpy().argmin())
     run.metrics({f"best_{name}": value for name, value in rows[best].items()})
