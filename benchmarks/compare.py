@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from benchmarks import book
 from benchmarks.measure import matrix_peak, run
 from convnets.base import files, params
-from convnets.data import archive
+from convnets.data import archive, examples
 from convnets.models import precision
 
 ROOT = Path(__file__).parents[1]
@@ -62,13 +62,13 @@ def prepare(clone: Path, given: argparse.Namespace) -> params.Params:
 
 def unpack(clone: Path, folder: Path) -> None:
     """Write the images of our subset in the book's folder layout."""
-    with archive.open_images(clone / "data/images.zip") as (container, _):
+    with archive.open_images(clone / "data/images.zip") as pictures:
         for split in SPLITS:
-            table = pd.read_csv(clone / f"data/images/{split}.csv")
+            table = examples.read_table(clone / f"data/images/{split}.csv")
             for member, label in zip(table["file"], table["class"], strict=True):
                 path = folder / split / label / Path(member).name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(container.read(member))
+                path.write_bytes(pictures.read(member))
 
 
 def operations(layers: list[Any]) -> float:

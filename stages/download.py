@@ -4,6 +4,7 @@
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from convnets.base import console, files, params
@@ -13,20 +14,25 @@ from convnets.tracking.run import Run, recorded
 
 
 def images(p: params.Params, run: Run) -> str:
-    from convnets.data import archive, sources
+    from convnets.data import sources
 
     out = Path("data/images.zip")
     with files.atomic(out) as part:
-        sources.write(p.data, p.subset, p.seed, part)
-        with archive.open_images(part) as (_, found):
-            summary = {
-                "source": p.data.source,
-                "images": len(found),
-                "bytes": part.stat().st_size,
-            }
+        found = sources.write(p.data, p.subset, p.seed, part)
+        skipped = Counter(found.skipped.values())
+        summary = {
+            "source": p.data.source,
+            "layout": found.name,
+            "images": len(found.images),
+            "skipped": skipped,
+            "bytes": part.stat().st_size,
+        }
+    for why, count in skipped.items():
+        example = next(path for path, reason in found.skipped.items() if reason == why)
+        console.say(f"skipped {count:,}: {why}, such as {console.printable(example)}")
     files.write_json(Path("metrics/download.json"), summary)
     run.artifact(Path("metrics/download.json"))
-    return f"{out}: {summary['images']:,} images"
+    return f"{out}: {len(found.images):,} images"
 
 
 def weights(p: params.Params, run: Run) -> str:

@@ -17,6 +17,7 @@ from convnets.training import features
 from tests.commands import record
 
 COUNTS = params.Subset(train=6, validation=2, test=2, max_rejected=0)
+MANY = params.Subset(train=30, validation=5, test=5, max_rejected=0)
 BACKBONE = params.Backbone(name="MobileNetV2", weights="random", fine_tune_from=1)
 DIGITS = params.Mnist(source="digits", path=None)
 MODEL = record(["cat", "dog"])
@@ -75,7 +76,7 @@ def some_features(out: Path) -> None:
 
 WORK = {
     "images.zip": lambda out, archive: sources.write_sample(out, 100, 0),
-    "own.zip": lambda out, archive: sources.pack_folder(unpacked(archive), out),
+    "own.zip": lambda out, archive: sources.pack_folder(unpacked(archive), MANY, 0, out),
     "copy.zip": lambda out, archive: sources.copy_archive(archive, out),
     "images": lambda out, archive: subset_of(archive, out),
     "backbone.weights.h5": lambda out, archive: backbone.write_weights(BACKBONE, 96, 0, out),

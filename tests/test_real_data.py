@@ -19,11 +19,11 @@ pytestmark = pytest.mark.real_data
 def test_full_size_photographs_decode(shared):
     """Nearly all of the original files, of every size, are good images."""
     bad = 0
-    with archive.open_images(shared / "dogs-vs-cats-fullsize-1000.zip") as (container, found):
-        assert len(found) == 1000
-        for image in found:
+    with archive.open_images(shared / "dogs-vs-cats-fullsize-1000.zip") as pictures:
+        assert len(pictures.layout.images) == 1000
+        for image in pictures.layout.images:
             try:
-                assert images.decode(container.read(image.member), 180).std() > 1
+                assert images.decode(pictures.read(image.member), 180).std() > 1
             except images.ImageError:
                 bad += 1
     assert bad <= 5

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from convnets.base import console
 
@@ -10,6 +11,12 @@ def sync(_: argparse.Namespace) -> None:
     from convnets.tracking.sync import sync
 
     sync()
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    from convnets.data import inspection
+
+    console.say(inspection.show(inspection.inspect(arguments.path), arguments.format))
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -50,6 +57,12 @@ def main() -> None:
     )
     command.add_argument("--format", choices=("table", "json", "csv"), default="table")
     command.set_defaults(run=predict)
+
+    about = "show what would be used of a folder or an archive, and the command that uses it"
+    command = commands.add_parser("inspect", help=about, description=about)
+    command.add_argument("path", type=lambda given: Path(given).expanduser(), metavar="PATH")
+    command.add_argument("--format", choices=("text", "json"), default="text")
+    command.set_defaults(run=inspect)
 
     arguments = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -20,6 +20,7 @@ from convnets.base.console import InputError
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Amount = Count | Annotated[float, Field(gt=0, lt=1, strict=True)] | Literal["rest"]
 Stage = TypeVar("Stage", bound="Training")
 
 
@@ -44,11 +45,13 @@ class Data(Section):
 
 
 class Subset(Section):
-    """Images per class, as in the book's `make_subset` (listing 8.6)."""
+    """Images per class, as in the book's `make_subset` (listing 8.6): a number of each class, a
+    share of each class, or `rest`.
+    """
 
-    train: Count
-    validation: Count
-    test: Count
+    train: Amount
+    validation: Amount
+    test: Amount
     max_rejected: Share
 
 

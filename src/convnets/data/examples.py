@@ -29,10 +29,19 @@ def load(inputs: Path, table: Path, views: int = 1) -> Examples:
         table: a `.csv` file with one row per example and a column `label`.
         views: rows of `inputs` per example.
     """
-    return Examples(npy.read(inputs), pd.read_csv(table)["label"].to_numpy(), inputs, views)
+    return Examples(npy.read(inputs), read_table(table)["label"].to_numpy(), inputs, views)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a split's table: `file`, `class` and `label`, of which only `label` is a number.
+
+    A class may be named `001`, `NA` or `TRUE`.
+    """
+    text = {"file": str, "class": str}
+    return pd.read_csv(path, dtype=text, keep_default_na=False)
 
 
 def class_names() -> list[str]:
     """Return the class names of the images, in label order."""
-    table = pd.read_csv(IMAGES / "train.csv").drop_duplicates("label").sort_values("label")
-    return [str(name) for name in table["class"]]
+    table = read_table(IMAGES / "train.csv").drop_duplicates("label").sort_values("label")
+    return list(table["class"])

@@ -5,87 +5,94 @@ import io
 import os
 import shutil
 import sys
-import zipfile
-from pathlib import Path
+import tarfile
+from pathlib import Path, PurePosixPath
 
 from convnets.base import params
 from convnets.base.console import InputError, progress, say
-from convnets.data import archive, sample
+from convnets.data import archive, layout, sample
+from convnets.data.layout import Layout
+from convnets.data.subset import choose
 
 COMPETITION = "dogs-vs-cats"
 
 
-def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> None:
-    """Write the images from the configured source as one archive.
+def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layout:
+    """Write the images as one zip, from where the params say; return how they are laid out.
 
     Args:
         how: the source, and its path if it has one.
-        subset: images per class, which the drawn sample must provide.
-        seed: seed of the drawn sample.
-        out: the archive to write.
+        subset: how many images of each class are needed.
+        seed: of the drawn sample, and of the choice among a folder's images.
+        out: the zip.
 
     Raises:
-        InputError: the source is unavailable or unusable.
+        InputError: the source cannot be used.
     """
     path = Path(how.path or "").expanduser()
     match how.source:
         case "sample":
-            write_sample(out, subset.train + subset.validation + subset.test, seed)
+            amounts = (subset.train, subset.validation, subset.test)
+            counts = [amount for amount in amounts if isinstance(amount, int)]
+            if len(counts) < len(amounts):
+                raise InputError("subset: the drawn sample takes numbers, not shares or rest")
+            write_sample(out, sum(counts), seed)
         case "archive":
             copy_archive(path, out)
         case "folder":
-            pack_folder(path, out)
+            return pack_folder(path, subset, seed, out)
         case "kaggle":
             download_from_kaggle(out)
+    with archive.open_images(out) as pictures:
+        return pictures.layout
 
 
 def write_sample(out: Path, count: int, seed: int) -> None:
-    """Draw `count` cats and `count` dogs; see `convnets.data.sample`."""
+    """Draw `count` cats and as many dogs; see `convnets.data.sample`."""
     for _ in progress(sample.write_archive(out, count, seed), "draw", 2 * count):
         pass
 
 
 def copy_archive(path: Path, out: Path) -> None:
-    """Check and copy a local archive.
+    """Copy a local archive, checked: a zip, or a tar archive of any compression as a zip.
 
     Raises:
-        InputError: the file is not a usable archive of images.
+        InputError: it is not an archive, or not of images that we can use.
     """
-    with archive.open_images(path) as (_, images):
-        say(f"{path.name}: {len(images):,} labelled images")
+    if path.is_file() and tarfile.is_tarfile(path):
+        archive.repack(path, out)
+        return
+    with archive.open_images(path):
+        pass
     shutil.copyfile(path, out)
 
 
-def pack_folder(path: Path, out: Path) -> None:
-    """Pack `<class>/*.jpg` (or .jpeg, .png) under `path` into an archive. Keep the class folders.
+def pack_folder(path: Path, subset: params.Subset, seed: int, out: Path) -> Layout:
+    """Pack those of a folder's images that the subset takes, with their paths kept.
+
+    Args:
+        path: the folder; `layout.recognise` says how it may be laid out.
+        subset: how many images of each class are needed.
+        seed: of the choice.
+        out: the zip.
 
     Raises:
-        InputError: the folder is missing, has no images, has a class without images, or has a
+        InputError: there is no such folder, it holds no class with images or one without, or a
             name that is not UTF-8.
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; correct data.path")
-    files = sorted(
-        file for file in path.glob("*/*") if file.suffix.lower() in archive.IMAGE_SUFFIXES
-    )
-    if not files:
-        raise InputError(f"{path}: no images; expected <class>/*.jpg, .jpeg or .png in it")
-    classes = {file.parent for file in files}
-    for folder in sorted(path.iterdir()):
-        if folder.is_dir() and folder not in classes and not folder.name.startswith("."):
-            raise InputError(
-                f"{path}: class {folder.name!r} has no images; add some or remove the folder"
-            )
-    for file in files:
-        try:
-            file.relative_to(path).as_posix().encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{path}: the name {file.name!r} is not UTF-8; rename it") from error
-    with zipfile.ZipFile(out, "w") as packed:  # stored: photographs do not compress
-        for file in progress(files, "pack", len(files)):
-            info = zipfile.ZipInfo(file.relative_to(path).as_posix())
-            with file.open("rb") as source, packed.open(info, "w") as target:
-                shutil.copyfileobj(source, target, 2**20)
+    files, skipped, empty = archive.walk(path)
+    try:
+        found = layout.recognise(files, lambda name: files[name].read_bytes(), empty)
+        chosen = choose(found.images, subset, seed)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    used = [image.member for images in chosen.values() for image in images]
+    if found.name == "table":
+        used += [name for name in files if PurePosixPath(name).name.lower() in layout.TABLES]
+    archive.pack({name: files[name] for name in sorted(used)}, out)
+    return found._replace(skipped=skipped | found.skipped)
 
 
 def download_from_kaggle(out: Path) -> None:
@@ -105,8 +112,8 @@ def download_from_kaggle(out: Path) -> None:
         _ask_kaggle(unfinished)
         try:
             (file,) = unfinished.glob(f"{COMPETITION}.*")
-            with archive.open_images(file) as (_, images):
-                say(f"{name}: {len(images):,} labelled images")
+            with archive.open_images(file) as pictures:
+                say(f"{name}: {len(pictures.layout.images):,} labelled images")
         except (InputError, ValueError) as error:
             shutil.rmtree(unfinished)
             raise InputError(

@@ -30,6 +30,11 @@ class Trained(NamedTuple):
         """Whether it classifies the images, not the digits."""
         return self.record.labels == f"{examples.IMAGES}/test.csv"
 
+    @property
+    def of_the_book(self) -> bool:
+        """Whether the book's figure is about the same things: digits, or cats and dogs."""
+        return not self.sees_images or self.record.classes == ["cat", "dog"]
+
 
 class Results(NamedTuple):
     """The results of all models. Each dictionary is by model name, in the book's order."""
@@ -109,7 +114,7 @@ def compare(trained: dict[str, Trained]) -> Results:
     """Score all models on their test splits, and choose the champion from the models of images."""
     names = progress(trained, "test", len(trained))
     tested = {name: test(trained[name]) for name in names}
-    return gather(trained, tested, pd.read_csv(examples.IMAGES / "test.csv"))
+    return gather(trained, tested, examples.read_table(examples.IMAGES / "test.csv"))
 
 
 def gather(
@@ -124,7 +129,8 @@ def gather(
     """
     scores = {name: score(of_model, trained[name].record) for name, of_model in tested.items()}
     table = pd.DataFrame.from_dict(scores, orient="index").rename_axis("model")
-    table["book"] = pd.Series({n: t.record.book for n, t in trained.items()}, dtype=float)
+    book = {name: each.record.book for name, each in trained.items() if each.of_the_book}
+    table["book"] = pd.Series(book, dtype=float).reindex(table.index)
     best = champion({name: scores[name] for name in scores if trained[name].sees_images})
     return Results(table, best, trained, tested, images)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from convnets.base import console
 from convnets.base.console import InputError
-from convnets.data import archive, images
+from convnets.data import archive, images, layout
 from convnets.models import architectures, saved
 from convnets.tracking import store
 
@@ -73,19 +73,19 @@ def _champion() -> tuple[Path, list[str]]:
 def files(names: list[str]) -> list[str]:
     """Return the names of image files. Folders are replaced by the image files in them.
 
-    A folder without image files keeps its own name, so that it is reported as unreadable.
+    A folder is searched as training does: links are followed, hidden files and those of the system
+    are skipped. A folder without image files keeps its own name, so that it is reported.
 
     Args:
         names: files and folders, or `-` for an image on stdin.
     """
     found = []
     for name in names:
-        inside = sorted(
-            str(path)
-            for path in Path(name).rglob("*")
-            if path.suffix.lower() in archive.IMAGE_SUFFIXES
-        )
-        found += inside if inside and Path(name).is_dir() else [name]
+        inside = []
+        if Path(name).is_dir():
+            walked, _, _ = archive.walk(Path(name))
+            inside = [str(walked[path]) for path in layout.sort_out(walked)[0]]
+        found += inside or [name]
     return found
 
 
@@ -93,7 +93,7 @@ def _read(name: str) -> bytes:
     if name == "-":
         content = sys.stdin.buffer.read(LARGEST + 1)
     elif Path(name).is_dir():
-        raise images.ImageError("no .jpg, .jpeg or .png in it")
+        raise images.ImageError("no images in it")
     else:
         with Path(name).open("rb") as file:
             content = file.read(LARGEST + 1)
