@@ -26,7 +26,7 @@ def write(root: Path, tmp_path: Path):
     return write
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "presets/book.yaml"])
+@pytest.mark.parametrize("name", ["params.yaml", "presets/book.yaml", "presets/photos.yaml"])
 def test_the_committed_files_are_valid(root, name):
     assert params.load(root / name).epochs is None
 
@@ -62,6 +62,10 @@ def test_the_preset_is_the_book(root):
         ({"train_feature_head.features": ["mirrored"]}, "features must be [images] or [views]"),
         ({"train_feature_head.features": ["pixels"]}, "input should be 'images', 'views'"),
         ({"train_probe": {"epochs": 3}}, "train_probe.batch_size: field required; add it"),
+        ({"subset.test": 0}, "subset.test"),
+        ({"subset.test": 1.5}, "subset.test"),
+        ({"subset.test": "all"}, "subset.test: input should be a number of images, a share"),
+        ({"subset.test": True}, "subset.test: input should be a number of images"),
         ({"augmentation.contrast": 1}, "augmentation.contrast: input should be less than 1"),
     ],
 )

@@ -371,7 +371,7 @@ def test_wrong_params_stop_with_one_line(clone):
     path.write_text(before.replace("train: 8", "train: zero"))
     try:
         output = clone.run(*command("subset"), status=1)
-        assert "error: params.yaml: subset.train: input should be a valid integer" in output
+        assert "error: params.yaml: subset.train: input should be a number of images" in output
         assert "Traceback" not in output
     finally:
         path.write_text(before)

@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainValidator,
     Tag,
     ValidationError,
     model_validator,
@@ -20,7 +21,16 @@ from convnets.base.console import InputError
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Amount = Count | Annotated[float, Field(gt=0, lt=1, strict=True)] | Literal["rest"]
+
+
+def _amount(value: Any) -> Any:
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if number or (isinstance(value, float) and 0 < value < 1) or value == "rest":
+        return value
+    raise ValueError("input should be a number of images, a share such as 0.7, or rest")
+
+
+Amount = Annotated[int | float | Literal["rest"], PlainValidator(_amount)]
 Stage = TypeVar("Stage", bound="Training")
 
 
