@@ -60,7 +60,7 @@ def test_all_but_the_bad_are_predicted(model, pictures, capsys, monkeypatch):
     arguments = (str(pictures), missing, str(empty), "--model", str(model))
     out, errors = predict(capsys, monkeypatch, *arguments, "--format", "json")
     assert [line.split(": ")[-1] for line in errors] == [
-        "not a JPEG or PNG",
+        "not a JPEG, PNG, WebP, AVIF, HEIC, TIFF, GIF or BMP",
         "No such file or directory",
         "no images in it",
     ]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import archive, images, sample, sources, subset
+from convnets.data import archive, sample, sources, subset
 from convnets.data.layout import Image as Found
 from tests.commands import ROOT
 
@@ -225,9 +225,9 @@ def test_missing_numbers_are_told(tmp_path):
 
 
 UNREADABLE = {
-    "not a JPEG or PNG": b"<html></html>",
+    "not a JPEG, PNG": b"<html></html>",
     "truncated": PHOTO[: len(PHOTO) // 2],
-    "far too many pixels": encoded(Image.new("1", (20_000, 20_000)), "PNG"),
+    "400.0 megapixels": encoded(Image.new("1", (20_000, 20_000)), "PNG"),
 }
 
 
@@ -318,52 +318,6 @@ def test_a_folder_is_packed_with_its_classes(tmp_path):
     Path(os.fsdecode(bytes(tmp_path / "own/dog") + b"/\xff.jpg")).write_bytes(PHOTO)
     with pytest.raises(InputError, match=r"the name '\\udcff.jpg' is not UTF-8; rename it"):
         sources.pack_folder(tmp_path / "own", some(0), 0, tmp_path / "own.zip")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        encoded(RED),
-        encoded(RED, "PNG"),
-        encoded(RED.quantize(), "PNG"),
-        encoded(RED.convert("CMYK")),
-        encoded(RED.convert("RGBA"), "PNG"),
-    ],
-)
-def test_valid_images_of_every_kind_keep_their_colour(content):
-    pixels = images.decode(content, 78)
-    assert pixels.shape == (78, 78, 3)
-    assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - (250, 10, 10)).max() < 12
-
-
-def test_transparency_is_white_sixteen_bits_are_scaled_and_exif_turns():
-    clear = encoded(Image.new("RGBA", (40, 40), (0, 0, 0, 0)), "PNG")
-    assert images.decode(clear, 78).min() == 255
-    deep = encoded(Image.fromarray(np.full((40, 40), 32768, np.uint16)), "PNG")
-    assert np.unique(images.decode(deep, 78)).tolist() == [128]
-    half = Image.new("RGB", (40, 40))
-    half.paste((255, 255, 255), (0, 0, 40, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
-    turned = images.decode(encoded(half, exif=exif), 78)
-    assert turned[:, -10:].mean() > 240
-    assert turned[:, :10].mean() < 15
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"<html></html>",
-        PHOTO[: len(PHOTO) // 2],
-        encoded(sample.draw("cat", 0, 0), "PNG")[:5000],
-        encoded(RED, "GIF"),
-        encoded(Image.new("1", (20_000, 20_000)), "PNG"),
-    ],
-)
-def test_bad_images_are_refused(content):
-    with pytest.raises(images.ImageError):
-        images.decode(content, 78)
 
 
 def test_the_sample_is_the_same_twice_and_varied(tmp_path):
