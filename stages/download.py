@@ -3,7 +3,7 @@
 `python -m stages.download STAGE` runs any of the download stages.
 """
 
-import sys
+import argparse
 from collections import Counter
 from pathlib import Path
 
@@ -56,7 +56,9 @@ STAGES = {"download": images, "download_weights": weights, "download_mnist": mni
 
 
 def main() -> None:
-    p, stage = params.load(), sys.argv[1]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("stage", choices=STAGES)
+    stage, p = parser.parse_args().stage, params.load()
     with recorded(stage) as run:
         told = STAGES[stage](p, run)
     console.say(told)

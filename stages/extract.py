@@ -4,7 +4,7 @@
 images. Both keep the output at the cut, where `fine_tune` begins, and at the top.
 """
 
-import sys
+import argparse
 
 import keras
 
@@ -48,7 +48,9 @@ STAGES = {"extract_features": (images, FEATURES), "extract_views": (views, VIEWS
 
 
 def main() -> None:
-    p, stage = params.load(), sys.argv[1]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("stage", choices=STAGES)
+    stage, p = parser.parse_args().stage, params.load()
     extract, out = STAGES[stage]
     with recorded(stage) as run:
         precision.use(precision.policy(p.precision))

@@ -17,7 +17,7 @@ def main() -> None:
     given, p = arguments().parse_args(), params.load()
     how = p.of(given.stage, params.Training)
     train = examples.load(VIEWS / "cut.npy", IMAGES / "train.csv", p.views.count)
-    kinds = ["_cut"]
+    suffixes = ["_cut"]
     before = saved.load(MODELS / "train_augmented_head.keras").get_layer("head")
 
     def parts() -> tuple[keras.Model, keras.Model]:
@@ -31,9 +31,11 @@ def main() -> None:
         return keras.Model(tuned.input, head(tuned(tuned.input)), name="top")
 
     with recorded(given.stage) as run:
-        top = fit(build, train, cached.held_out(kinds), how, run, seed=p.seed, numbers=p.precision)
+        top = fit(
+            build, train, cached.held_out(suffixes), how, run, seed=p.seed, numbers=p.precision
+        )
         frozen, _ = parts()
-        cached.finish(top, frozen, kinds, Identity.given(given), p, run)
+        cached.finish(top, frozen, suffixes, Identity.given(given), p, run)
 
 
 if __name__ == "__main__":

@@ -44,15 +44,14 @@ def of_images(stage: str, p: params.Params) -> Task:
     return Task(how, train, validation, classes, (IMAGES / "test.npy", IMAGES / "test.csv"), build)
 
 
-def of_digits(stage: str, p: params.Params) -> Task:
-    section, _, pooling = stage.partition("@")
-    how = p.of(section, params.MnistTraining)
+def of_digits(stage: str, p: params.Params, pooling: bool) -> Task:
+    how = p.of(stage.partition("@")[0], params.MnistTraining)
     source = Path("data/mnist.npz")
     # MNIST has no validation split.
     train, validation = digits.hold_out(digits.load(source, "train"), how.validation_share, p.seed)
 
     def build() -> keras.Model:
-        return architectures.mnist_convnet(pooling == "max_pooling")
+        return architectures.mnist_convnet(pooling)
 
     return Task(how, train, validation, digits.CLASSES, (source, source), build)
 
@@ -60,9 +59,13 @@ def of_digits(stage: str, p: params.Params) -> Task:
 def main() -> None:
     parser = arguments()
     parser.add_argument("--augmented", action="store_true", help="augment each image in each epoch")
+    parser.add_argument("--digits", action="store_true", help="train on digits")
+    parser.add_argument(
+        "--pooling", action="store_true", help="the digits' convnet has max pooling"
+    )
     given, p = parser.parse_args(), params.load()
     stage: str = given.stage
-    task = (of_digits if stage.startswith("train_mnist@") else of_images)(stage, p)
+    task = of_digits(stage, p, given.pooling) if given.digits else of_images(stage, p)
     with recorded(stage) as run:
         fitted = fit(
             task.build,
@@ -74,7 +77,7 @@ def main() -> None:
             numbers=p.precision,
             augmentation=p.augmentation if given.augmented else None,
         )
-        inputs, labels = map(str, task.test)
+        inputs, labels = (path.as_posix() for path in task.test)
         record = Record(
             **Identity.given(given).model_dump(),
             classes=task.classes,

@@ -19,7 +19,7 @@ def main() -> None:
     given, p = arguments().parse_args(), params.load()
     how = p.of(given.stage, params.HeadTraining)
     train = cached.to_learn_from(how, p.views)
-    kinds = cached.kinds(how)
+    suffixes = cached.suffixes(how)
     classes = len(examples.class_names())
 
     def build() -> keras.Model:
@@ -29,7 +29,7 @@ def main() -> None:
         head = fit(
             build,
             train,
-            cached.held_out(kinds),
+            cached.held_out(suffixes),
             how,
             run,
             seed=p.seed,
@@ -37,7 +37,7 @@ def main() -> None:
             schedule=how.schedule,
         )
         frozen = backbone.build(p.backbone.name, p.image_size, backbone.WEIGHTS)
-        cached.finish(head, frozen, kinds, Identity.given(given), p, run)
+        cached.finish(head, frozen, suffixes, Identity.given(given), p, run)
 
 
 if __name__ == "__main__":

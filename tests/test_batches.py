@@ -14,8 +14,9 @@ from convnets.base.console import InputError
 from convnets.data import digits, npy
 from convnets.data.examples import Examples
 from convnets.training import augmentation, batches, features
+from tests.commands import ROOT
 
-BOOK = params.Augmentation(rotation=0.1, zoom=0.2, contrast=0, brightness=0)
+BOOK = params.load(ROOT / "presets/book.yaml").augmentation
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 31, 40, 3)).astype("float32")
 
 
@@ -68,9 +69,8 @@ def test_the_draws_depend_on_the_seed_alone():
 
 
 def augmented(**amounts: float) -> np.ndarray:
-    how = params.Augmentation(
-        **({"rotation": 0, "zoom": 0, "contrast": 0, "brightness": 0} | amounts)
-    )
+    none = dict.fromkeys(type(BOOK).model_fields, 0)
+    how = params.Augmentation.model_validate(none | amounts)
     return augmentation.augment(IMAGES, tf.constant([1, 2], tf.int64), how).numpy()
 
 

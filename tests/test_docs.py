@@ -53,6 +53,11 @@ STAND_INS = {
             CI,
         ),
         "pytest": ("grep -w pytest Makefile", CI),
+        "cp presets/photos.yaml params.yaml && dvc exp run -S data.path=$HOME/photos": (
+            "cp presets/photos.yaml params.yaml && dvc exp run -S data.path=$HOME/photos download "
+            "&& git checkout -q . && dvc checkout -q",
+            "ImageNet weights are out of reach: the stage that reads the photographs",
+        ),
         "dvc exp run -S epochs=50": (
             "dvc exp run --temp -S epochs=50 train_feature_head",
             "one of the training stages; test_pipeline.py runs them all, for two epochs",
@@ -80,7 +85,7 @@ STAND_INS = {
         ),
     },
     "docs/resume.md": {
-        "dvc exp run -S epochs=30 train_augmented # break it off with Ctrl-C": (
+        "dvc exp run -S epochs=30 train_augmented # interrupt it with Ctrl-C": (
             "killed_amid_epochs dvc exp run -S epochs=30 train_augmented",
             "nobody is there to press Ctrl-C: a power cut, which is worse",
         ),

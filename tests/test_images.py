@@ -450,7 +450,7 @@ def test_ctrl_c_passes(monkeypatch):
 def test_a_heic_without_its_decoder_gets_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     content = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
-    with pytest.raises(images.ImageError, match=r"pip install 'convnets\[heic\]'"):
+    with pytest.raises(images.ImageError, match=r"pip install pillow-heif"):
         images.decode(content, 8)
 
 

@@ -58,6 +58,7 @@ def test_the_preset_is_the_book(root):
         ({"fine_tune.learning_rate": float("nan")}, "fine_tune.learning_rate"),
         ({"train_augmented.dropout": 1}, "train_augmented.dropout: input should be less than 1"),
         ({"mnist": 5}, "mnist:"),
+        ({"train_old": {"epochs": 1, "units": 8}}, "train_old.features: field required; add it"),
         ({"train_feature_head.schedul": 1}, "schedul: unknown key; did you mean schedule?"),
         ({"train_feature_head.features": ["mirrored"]}, "features must be [images] or [views]"),
         ({"train_feature_head.features": ["pixels"]}, "input should be 'images', 'views'"),
@@ -108,6 +109,10 @@ def test_a_stage_gets_its_own_section_with_the_epochs_of_all(write):
         ("fine_tune", params.Training),
     ):
         assert changed.of(stage, kind).epochs == 3
+    with pytest.raises(InputError, match=r"train_mirored_head: .* is train_mirrored_head meant"):
+        changed.of("train_mirored_head", params.HeadTraining)
     for stage in ("train_probe", "train_scratch"):
-        with pytest.raises(InputError, match=f"{stage}: no such section; add it, with epochs"):
+        with pytest.raises(
+            InputError, match=rf"{stage}: no(t the| such) section.*; it needs epochs, "
+        ):
             changed.of(stage, params.HeadTraining)

@@ -83,6 +83,9 @@ if sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("stages."):
 
 pytestmark = pytest.mark.pipeline
 
+OF_IMAGES = [stage for stage in TRAINING if "--digits" not in command(stage)]
+ON_CACHE = [stage for stage in OF_IMAGES if command(stage)[2] != "stages.train_convnet"]
+
 
 def make_quick(clone: Clone, **sections: dict[str, object]) -> None:
     """Set params that make every stage quick, and the given params."""
@@ -207,7 +210,7 @@ def test_the_champion_is_registered_and_predicts(clone):
 
 def test_the_cache_agrees_with_the_models(clone):
     runs = clone.runs().set_index("tags.stage")
-    for stage in ("train_feature_head", "train_augmented_head", "train_mirrored_head", "fine_tune"):
+    for stage in ON_CACHE:
         assert runs.loc[stage, "metrics.cache_disagreement"] < 0.02
 
 
@@ -313,7 +316,9 @@ def test_the_registered_model_s_pages(clone, ui, page):
     row = page.get_by_role("row").filter(has_text=f"Version {version.version}")
     expect(row).to_contain_text("champion")
     row.get_by_role("link", name=f"Version {version.version}").click()
-    expect(main).to_contain_text("of the validation images, the best of 6 models, and on ")
+    expect(main).to_contain_text(
+        f"of the validation images, the best of {len(OF_IMAGES)} models, and on "
+    )
     expect(main).to_contain_text(version.description)
     page.get_by_role("row").filter(has_text="Inputs (1)").locator("svg").click()
     expect(main).to_contain_text("Tensor (dtype: float32, shape: [-1,78,78,3])")
@@ -396,7 +401,8 @@ def test_the_metrics_and_plots_have_something_to_show(clone):
     assert {line.split()[0] for line in shown[1:]} == files
     assert max(map(len, shown)) <= 120
     header, *_ = clone.run("dvc", "exp", "show", "--md").splitlines()
-    assert header.strip("|").count("|") + 1 <= 120
+    # The eight models of today; one more brings its four metrics and its section.
+    assert header.strip("|").count("|") + 1 <= 120 + 14 * (len(TRAINING) - 8)
     clone.run("dvc", "plots", "show")
     page = (clone.folder / "dvc_plots/index.html").read_text()
     assert "Validation accuracy" in page
@@ -508,7 +514,8 @@ def test_a_new_head_is_a_block_and_a_section(clone):
         assert executed(output) == ["train_linear_probe", "evaluate"]
         metrics = clone.folder / "metrics"
         table = pd.read_csv(metrics / "comparison.csv", index_col="model")
-        assert list(table.index)[-2:] == ["train_linear_probe", "train_mirrored_head"]
+        names = [stage.replace("@", "_") for stage in TRAINING]
+        assert sorted(table.index) == sorted(["train_linear_probe", *names])
         assert "train_linear_probe.json" in clone.run("dvc", "metrics", "show")
         curves = pd.read_csv(metrics / "curves.csv").query("model == 'train_linear_probe'")
         assert list(curves["epoch"]) == [1, 2]  # the top-level `epochs` takes precedence
@@ -527,6 +534,7 @@ def test_a_new_head_is_a_block_and_a_section(clone):
     finally:
         for path, text in before.items():
             path.write_text(text)
+    # DVC does not see that its stage is gone: its file must go too, as CONTRIBUTING.md says.
     left = clone.run("dvc", "repro", "--single-item", "--force", "evaluate", status=255)
     assert "models/trained/train_linear_probe.keras: no stage makes it; remove it" in left
     (clone.folder / "models/trained/train_linear_probe.keras").unlink()

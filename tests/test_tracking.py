@@ -15,12 +15,13 @@ import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 
 from convnets.base.console import InputError
 from convnets.base.params import Training
 from convnets.data.examples import Examples
 from convnets.models import architectures, saved
-from convnets.tracking import store, sync
+from convnets.tracking import declared, store, sync
 from convnets.tracking.run import Run, recorded
 from convnets.training.fit import Fitted, by_epoch, fit
 from tests.commands import ROOT, Clone, answers, free_port, holding, record
@@ -367,21 +368,58 @@ def test_the_stages_of_one_dvc_command_have_its_start_in_common(tmp_path):
     assert first < another < alone  # the order as texts is the same
 
 
-def test_a_defect_of_ours_is_no_failure_of_the_store(project, capsys):
-    """A wrong dataset name, or any other error in a call, ends the stage."""
-    for wrong in (Path("data/images/train.npy"), Path("data/mnist.npy")):
-        with (
-            pytest.raises(KeyError, match="is not a dep of this stage"),
-            recorded("train_mnist@max_pooling") as run,
-        ):
-            run.dataset(wrong, "train")
-    with pytest.raises(AttributeError), recorded("download_mnist") as run:
-        run.attempt(lambda: mlflow.log_metrics(1))
-    assert "MLflow fails" not in capsys.readouterr().out
-    assert not list(Path(".unrecorded").glob("*"))
-    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
-    runs = mlflow.search_runs(experiment_names=["convnets"], output_format="list")
-    assert {run.info.status for run in runs} == {"FAILED"}
+DEFECTS = {
+    "a wrong dataset": (
+        lambda run: run.dataset(Path("data/images/train.npy"), "train"),
+        InputError,
+    ),
+    "a dataset that is not there": (
+        lambda run: run.dataset(Path("src/convnets/data/none.npy"), "train"),
+        InputError,
+    ),
+    "an artifact that is not there": (lambda run: run.artifact(Path("none.json")), InputError),
+    "a metric's name": (lambda run: run.metrics({"macro F1 (%)!": 1.0}), MlflowException),
+    "a wrong call": (lambda run: run.attempt(lambda: mlflow.log_metrics(1)), AttributeError),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_of_ours_is_no_failure_of_the_store(project, capsys, defect):
+    """It ends the stage, and the run has failed."""
+    call, kind = DEFECTS[defect]
+    with pytest.raises(kind), recorded("train_mnist@max_pooling") as run:
+        call(run)
+    if kind is InputError:
+        assert "MLflow fails" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("uri", ["postgresql://127.0.0.1:9/none", "http://[::1", "unknown://x"])
+def test_a_store_that_cannot_even_be_asked_costs_no_stage(project, capsys, monkeypatch, uri):
+    """Its driver is not installed, or its address is none."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with recorded("download_mnist") as run:
+        run.metrics({"loss": 1.0})
+    output = capsys.readouterr().out
+    assert output.count("warning: MLflow fails (") == 1
+    assert "run `python -m convnets sync`" in output
+    with pytest.raises(InputError, match="download_mnist: MLflow fails"):
+        sync.sync()
+
+
+def test_another_command_does_not_resume(project):
+    """What a stage does may depend on the arguments in dvc.yaml."""
+    keys = []
+    for flag in ("--pooling ", ""):
+        text = Path("dvc.yaml").read_text()
+        Path("dvc.yaml").write_text(text.replace("--pooling ", flag))
+        keys.append(declared.of("train_mnist@max_pooling").key())
+    assert keys[0] != keys[1]
+
+
+def test_a_missing_dep_is_one_line(project):
+    Path("data/mnist.npz").unlink()
+    with pytest.raises(InputError, match=r"mnist\.npz: does not exist; run `dvc repro train_mn"):
+        declared.of("train_mnist@max_pooling")
 
 
 def test_help_is_quick():

@@ -50,7 +50,7 @@ def main() -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="a file, a folder that is searched for .jpg, .jpeg and .png, or - for stdin",
+        help="a file, a folder that is searched for images, or - for stdin",
     )
     command.add_argument(
         "--model", default="champion", help="a .keras file (default: MLflow's champion)"

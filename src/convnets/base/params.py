@@ -141,9 +141,10 @@ class Mnist(Section):
 
 
 def _kind(section: Any) -> str:
-    """Return the kind of a section, "head" or "convnet". Only a head has the key `features`."""
+    """Return the kind of a section, "head" or "convnet", by the keys that only a head has."""
     named = section if isinstance(section, dict) else dir(section)
-    return "head" if "features" in named else "convnet"
+    only_heads = HeadTraining.model_fields.keys() - ConvnetTraining.model_fields.keys()
+    return "convnet" if only_heads.isdisjoint(named) else "head"
 
 
 class Params(Section):
@@ -195,8 +196,12 @@ class Params(Section):
         """
         section = getattr(self, stage, None)
         if not isinstance(section, kind):
+            known = self.model_extra or {}
+            near = difflib.get_close_matches(stage, known, n=1) if section is None else []
+            hint = f"; is {near[0]} meant for it?" if near else ""
+            what = "no such section" if section is None else "not the section of such a stage"
             keys = ", ".join(kind.model_fields)
-            raise InputError(f"params.yaml: {stage}: no such section; add it, with {keys}")
+            raise InputError(f"params.yaml: {stage}: {what}{hint}; it needs {keys}")
         return section.model_copy(update={"epochs": self.epochs or section.epochs})
 
 

@@ -98,7 +98,7 @@ def _heic(file: io.BytesIO) -> ImageFile.ImageFile:
     try:
         import pillow_heif
     except ImportError as error:
-        raise ImageError("a HEIC picture; run `pip install 'convnets[heic]'`") from error
+        raise ImageError("a HEIC picture; run `pip install pillow-heif`") from error
     image: ImageFile.ImageFile = pillow_heif.HeifImageFile(file)
     return image
 

@@ -20,10 +20,9 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 from convnets.base import files
 from convnets.evaluation.scores import Results, Trained, mistakes
-from convnets.training.fit import plot
+from convnets.training.fit import BLUE, RED, plot
 
 INK = "#12161c"  # an SVG replaces it with the colour of the surrounding text
-BLUE, RED = "#4c86c6", "#e0555a"  # legible on white and on black
 COUNTS = LinearSegmentedColormap.from_list("counts", [f"{BLUE}00", BLUE])  # from transparent
 
 # Class names may be in any script, and Matplotlib's own font has no Korean.

@@ -28,7 +28,7 @@ class Trained(NamedTuple):
     @property
     def sees_images(self) -> bool:
         """Whether it classifies the images, not the digits."""
-        return self.record.labels == f"{examples.IMAGES}/test.csv"
+        return self.record.labels == (examples.IMAGES / "test.csv").as_posix()
 
     @property
     def of_the_book(self) -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,12 +34,17 @@ class Identity(BaseModel):
 def arguments() -> argparse.ArgumentParser:
     """Return a parser for a training stage's command line: its name and `Identity`."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("stage", help="its name in dvc.yaml, including a matrix item")
+    parser.add_argument("stage", help="its name in dvc.yaml, also of one of several")
     parser.add_argument("--title", required=True, help="the model's title")
     parser.add_argument("--listing", help="in the book, such as 8.16; orders the models")
     parser.add_argument("--book", type=float, help="the accuracy that the book reports")
     parser.add_argument("--book-split", default="test", help="the images that the accuracy is for")
     return parser
+
+
+def best_epoch(losses: Sequence[float]) -> int:
+    """Return the epoch, counted from 1, with the lowest validation loss: its weights are kept."""
+    return losses.index(min(losses)) + 1
 
 
 class Record(Identity):
@@ -52,9 +58,8 @@ class Record(Identity):
 
     @property
     def best(self) -> int:
-        """The epoch, counted from 1, with the lowest validation loss. Its weights were kept."""
-        losses = [row["val_loss"] for row in self.history]
-        return losses.index(min(losses)) + 1
+        """The epoch, counted from 1, whose weights were kept."""
+        return best_epoch([row["val_loss"] for row in self.history])
 
 
 def save(model: keras.Model, path: Path, record: Record) -> None:
@@ -63,7 +68,7 @@ def save(model: keras.Model, path: Path, record: Record) -> None:
     The record goes into the archive's `metadata.json`.
     """
     with files.atomic(path) as part:
-        unfinished = part.with_name(f".keras{part.name}")
+        unfinished = part.with_name(f".part.keras.{path.name}")  # Keras wants its suffix
         try:
             model.save(unfinished)
             internals.reproducible(unfinished, part, record.model_dump())

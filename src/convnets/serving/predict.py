@@ -11,7 +11,6 @@ import keras
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
 from convnets.base import console
@@ -62,8 +61,10 @@ def _champion() -> tuple[Path, list[str]]:
         mlflow.set_tracking_uri(store.uri())
         folder = Path(mlflow.artifacts.download_artifacts(uri))
         metadata = mlflow.models.Model.load(folder).metadata or {}
-        return folder / "data" / "model.keras", [str(name) for name in metadata["classes"]]
-    except (MlflowException, OSError, KeyError, TypeError) as error:
+        return folder / "data" / "model.keras", [str(name) for name in metadata.get("classes", ())]
+    except Exception as error:
+        if store.is_a_defect(error):
+            raise
         raise InputError(
             f"{uri}: is not available ({store.reason(error)}); run `dvc repro` first, "
             "`dvc repro -s -f evaluate` if there is nothing to do, or give --model a .keras file"

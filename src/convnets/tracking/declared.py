@@ -13,27 +13,27 @@ class Declared(NamedTuple):
     """A stage as `dvc.yaml` declares it."""
 
     description: str
+    command: str
     params: dict[str, Any]  # by dotted key, with sections flattened
     hashes: dict[str, str]  # of the deps, by path
     outs: frozenset[str]  # of all stages
 
-    def digest(self, path: Path) -> str:
-        """Return the hash of the dep that is, or contains, a file.
-
-        Raises:
-            KeyError: the stage does not declare the file, or the file does not exist.
-        """
+    def digest(self, path: Path) -> str | None:
+        """Return the hash of the dep that is, or contains, a file; None if there is none."""
         places = (path.as_posix(), *map(str, PurePosixPath(path.as_posix()).parents))
         dep = next((place for place in places if place in self.hashes), None)
-        if dep is None or not path.exists():
-            raise KeyError(f"{path} is not a dep of this stage")
-        return self.hashes[dep].removesuffix(".dir")
+        return self.hashes[dep].removesuffix(".dir") if dep else None
 
     def key(self) -> str:
-        """Return a hash of what the stage's result depends on: code, data, params, libraries."""
+        """Return a hash of the stage's command, code, data, params and libraries."""
         packages = ("keras", "numpy", "pillow", "tensorflow")
         versions = [metadata.version(package) for package in packages]
-        given = [*sorted(self.params.items()), *versions, *sorted(self.hashes.items())]
+        given = [
+            self.command,
+            *sorted(self.params.items()),
+            *versions,
+            *sorted(self.hashes.items()),
+        ]
         return hashlib.sha256(repr(given).encode()).hexdigest()[:16]
 
 
@@ -44,7 +44,7 @@ def of(stage: str) -> Declared:
     gigabytes again would take longer than everything else before the first step.
 
     Args:
-        stage: its name, with the item of a matrix stage: `train_mnist@max_pooling`.
+        stage: its name, also of one of several: `train_mnist@max_pooling`.
     """
     from dvc.dependency import ParamsDependency
     from dvc.exceptions import DvcException
@@ -62,7 +62,9 @@ def of(stage: str) -> Declared:
                 else:
                     hashes[dep.def_path] = str(dep.get_hash().value)
             outs = frozenset(out.def_path for out in repo.index.outs)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: does not exist; run `dvc repro {stage}`") from error
     except DvcException as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{stage}: {reason}; see `dvc status` in a git clone") from error
-    return Declared(found.desc or "", params, hashes, outs)
+        raise InputError(f"{stage}: {reason}; run it in a git clone of the project") from error
+    return Declared(found.desc or "", str(found.cmd), params, hashes, outs)

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import psutil
 
-from convnets.base.console import say
+from convnets.base.console import InputError, say
 from convnets.tracking import declared, store
 from convnets.tracking.declared import Declared
 
@@ -67,7 +67,8 @@ class Run:
         """Make an MLflow call in the run, and begin the run first if necessary.
 
         A failing store is reported but never raised. The run moves to a local store and repeats the
-        call there. Any other error is a bug, and is raised.
+        call there. A defect of this project is raised: see `store.is_a_defect`. So is what MLflow
+        calls invalid there too, such as a metric's name.
         """
         import mlflow
 
@@ -76,7 +77,10 @@ class Run:
                 if mlflow.active_run() is None:
                     self._begin()
                 return call()
-            except store.failures() as error:
+            except Exception as error:
+                invalid = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+                if store.is_a_defect(error) or (invalid and self.folder is not None):
+                    raise
                 self.live = self.folder is None and self._move()
                 rest = "continues without it" if self.live else "is no longer recorded"
                 say(f"warning: MLflow fails ({store.reason(error)}); {self.stage} {rest}")
@@ -87,7 +91,7 @@ class Run:
         import mlflow
 
         self.attempt(lambda: mlflow.end_run(status))
-        with suppress(*store.failures()):  # a run that is no longer recorded
+        with suppress(Exception):  # a run that is no longer recorded
             mlflow.end_run(status)
         if self.live and self.folder is not None:
             say(f"{self.stage}: to record it in MLflow later, run `python -m convnets sync`")
@@ -126,9 +130,9 @@ class Run:
         try:
             mlflow.set_tracking_uri(store.database(folder))
             (self.unfinished / "unrecorded").write_text(folder.name)
-        except store.failures():
+        except Exception:
             return False
-        with suppress(*store.failures()):  # the run is not in this store, but must not stay active
+        with suppress(Exception):  # the run is not in this store, but must not stay active
             mlflow.end_run()
         self.folder = folder
         return True
@@ -190,9 +194,15 @@ class Run:
             self.figure(figure, f"{name}.png")
 
     def artifact(self, path: Path) -> None:
-        """Log a file or a folder."""
+        """Log a file or a folder.
+
+        Raises:
+            InputError: it does not exist.
+        """
         import mlflow
 
+        if not path.exists():
+            raise InputError(f"{self.stage}: {path} does not exist, so it cannot be logged")
         log = mlflow.log_artifacts if path.is_dir() else mlflow.log_artifact
         self.attempt(lambda: log(str(path), path.name if path.is_dir() else None))
 
@@ -200,13 +210,17 @@ class Run:
         """Log a file of the stage's deps as a dataset that it reads, with the hash of the dep.
 
         Raises:
-            KeyError: the stage does not declare the file, or the file does not exist.
+            InputError: the stage does not declare the file, or the file does not exist.
         """
         import mlflow
         from mlflow.data.dataset_source_registry import get_dataset_source_from_json
         from mlflow.data.meta_dataset import MetaDataset
 
         digest = self.declared.digest(path)
+        if digest is None or not path.exists():
+            raise InputError(
+                f"{self.stage}: reads {path}, which is not among its deps; add it in dvc.yaml"
+            )
 
         def log() -> None:
             # Resolving the path would warn that two classes match, although they are the same.
@@ -273,7 +287,7 @@ def recorded(stage: str) -> Iterator[Run]:
     same MLflow run if its code, data and params are unchanged. Otherwise the folder is removed.
 
     Args:
-        stage: its name in `dvc.yaml`, with the item of a matrix stage: `train_mnist@max_pooling`.
+        stage: its name in `dvc.yaml`, also of one of several: `train_mnist@max_pooling`.
     """
     store.quieten()
     known = declared.of(stage)

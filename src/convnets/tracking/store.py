@@ -41,19 +41,13 @@ def quieten() -> None:
         os.environ.setdefault(name, value)
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """Return the exceptions of a failing tracking store. Any other exception is a bug.
+def is_a_defect(error: Exception) -> bool:
+    """Tell whether an error is a defect of this project, not a failure of the tracking store.
 
-    MLflow wraps most of them in its own exception. Others come from the network and the disk
-    (`OSError`, a base class of requests' exceptions), from the database, and from answers that are
-    not JSON or not MLflow's.
+    A store fails with exceptions of MLflow, the network, the disk, the database, a cloud's client,
+    or a driver that is not installed. It does not fail with these.
     """
-    from google.protobuf.json_format import ParseError
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import JSONDecodeError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return MlflowException, OSError, SQLAlchemyError, JSONDecodeError, ParseError
+    return isinstance(error, (TypeError, AttributeError, LookupError, NameError, AssertionError))
 
 
 def reason(error: Exception) -> str:

@@ -54,7 +54,9 @@ def sync() -> None:
         try:
             mlflow.set_tracking_uri(store.uri())
             _copy(run, source, MlflowClient())
-        except (MlflowException, OSError) as error:
+        except Exception as error:
+            if store.is_a_defect(error):
+                raise
             raise InputError(
                 f"{stage}: MLflow fails ({store.reason(error)}); fix it and run this again"
             ) from error

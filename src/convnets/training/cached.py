@@ -16,6 +16,7 @@ from convnets.tracking.run import Run
 from convnets.training.fit import Fitted, publish
 
 FEATURES, VIEWS = Path("data/features"), Path("data/views")
+MIRRORED = "_mirrored"  # the suffix of a file with the features of mirror images
 
 
 def to_learn_from(how: HeadTraining, views: Views) -> Examples:
@@ -31,19 +32,19 @@ def to_learn_from(how: HeadTraining, views: Views) -> Examples:
     return examples.load(FEATURES / "train.npy", table)
 
 
-def kinds(how: HeadTraining) -> list[str]:
-    """Return the kinds of features to validate and test a head on: plain and perhaps mirrored."""
-    return ["", "_mirrored"] if "mirrored" in how.features else [""]
+def suffixes(how: HeadTraining) -> list[str]:
+    """Return the suffixes of the features to validate and test a head on, also mirrored or not."""
+    return ["", MIRRORED] if "mirrored" in how.features else [""]
 
 
-def held_out(kinds: list[str]) -> Examples:
-    """Return the validation images' features of the given kinds, with labels, kind after kind.
+def held_out(suffixes: list[str]) -> Examples:
+    """Return the validation images' features, with labels, file after file.
 
     An image and its mirror image count as two examples. The model returns the mean of both. The
     loss of the mean is at most the mean of their losses (Jensen's inequality).
     """
     table = IMAGES / "validation.csv"
-    loaded = [examples.load(FEATURES / f"validation{kind}.npy", table) for kind in kinds]
+    loaded = [examples.load(FEATURES / f"validation{suffix}.npy", table) for suffix in suffixes]
     if len(loaded) == 1:
         return loaded[0]
     return loaded[0]._replace(
@@ -53,30 +54,35 @@ def held_out(kinds: list[str]) -> Examples:
 
 
 def finish(
-    fitted: Fitted, frozen: keras.Model, kinds: list[str], identity: Identity, p: Params, run: Run
+    fitted: Fitted,
+    frozen: keras.Model,
+    suffixes: list[str],
+    identity: Identity,
+    p: Params,
+    run: Run,
 ) -> None:
     """Publish a part trained on the cache as a complete model, and log how far the two differ.
 
     Args:
         fitted: the trained part, which takes the frozen part's features.
         frozen: the frozen part, which takes preprocessed images.
-        kinds: the kinds of validation features. With two, the model also sees the mirror image.
+        suffixes: of the files with the features; with `MIRRORED`, the model sees both images.
         identity: the model's identity.
         p: all params.
         run: the stage's run; the model is named after the stage.
     """
     top = fitted.model
     name = p.backbone.name
-    model = end_to_end(name, p.image_size, frozen, top, run.stage, mirrored=len(kinds) == 2)
+    model = end_to_end(name, p.image_size, frozen, top, run.stage, mirrored=MIRRORED in suffixes)
     images = npy.read(IMAGES / "validation.npy")[:16]
-    cached = [npy.read(FEATURES / f"validation{kind}.npy")[:16] for kind in kinds]
+    cached = [npy.read(FEATURES / f"validation{suffix}.npy")[:16] for suffix in suffixes]
     run.metrics({"cache_disagreement": disagreement(model, images, top, *cached)})
     record = Record(
         **identity.model_dump(),
         classes=examples.class_names(),
         part=top.name,
-        inputs=[f"{FEATURES}/test{kind}.npy" for kind in kinds],
-        labels=f"{IMAGES}/test.csv",
+        inputs=[(FEATURES / f"test{suffix}.npy").as_posix() for suffix in suffixes],
+        labels=(IMAGES / "test.csv").as_posix(),
         history=fitted.history,
     )
     publish(model, record, run, images[:2])

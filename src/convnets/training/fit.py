@@ -21,12 +21,13 @@ from convnets.base.console import InputError, bar, say
 from convnets.base.params import Augmentation, Training
 from convnets.data.examples import Examples
 from convnets.models import precision, saved
-from convnets.models.saved import Record
+from convnets.models.saved import Record, best_epoch
 from convnets.tracking.run import Run
 from convnets.training import batches
 
 plt.switch_backend("Agg")  # curves go into files and need no screen
 MODELS = Path("models/trained")
+BLUE, RED = "#4c86c6", "#e0555a"  # legible on white and on black
 
 
 class Fitted(NamedTuple):
@@ -186,9 +187,9 @@ def plot(axes: Axes, history: pd.DataFrame, metric: str) -> None:
         history: one row per epoch, counted from 1.
         metric: accuracy or loss.
     """
-    history[metric].plot(ax=axes, label="training", marker=".", color="#e0555a", linestyle="--")
-    history[f"val_{metric}"].plot(ax=axes, label="validation", marker=".", color="#4c86c6")
-    axes.axvline(int(history["val_loss"].to_numpy().argmin()) + 1, linestyle=":", color="grey")
+    history[metric].plot(ax=axes, label="training", marker=".", color=RED, linestyle="--")
+    history[f"val_{metric}"].plot(ax=axes, label="validation", marker=".", color=BLUE)
+    axes.axvline(best_epoch(list(history["val_loss"])), linestyle=":", color="grey")
     axes.set_ylabel(metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
@@ -201,10 +202,11 @@ def by_epoch(rows: list[dict[str, float]]) -> pd.DataFrame:
 def _tell(rows: list[dict[str, float]], run: Run) -> None:
     """Report the best epoch on the screen and in MLflow, and log the curves."""
     history = by_epoch(rows)
-    best = int(history["val_loss"].to_numpy().argmin())
-    run.metrics({f"best_{name}": value for name, value in rows[best].items()})
-    values = "  ".join(f"{name} {rows[best][name]:.4f}" for name in ("val_accuracy", "val_loss"))
-    say(f"the best epoch is {best + 1} of {len(rows)}  {values}")
+    best = best_epoch(list(history["val_loss"]))
+    kept = rows[best - 1]
+    run.metrics({f"best_{name}": value for name, value in kept.items()})
+    values = "  ".join(f"{name} {kept[name]:.4f}" for name in ("val_accuracy", "val_loss"))
+    say(f"the best epoch is {best} of {len(rows)}  {values}")
     for metric in ("loss", "accuracy"):
         figure, axes = plt.subplots(layout="constrained")
         plot(axes, history, metric)
