@@ -177,3 +177,8 @@ def test_what_is_whole_replaces_what_was_there(tmp_path):
         part.write_text("half")
         raise ZeroDivisionError
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["out", "out/two"]
+
+
+def test_json_is_for_people(tmp_path):
+    files.write_json(tmp_path / "x.json", {"rien à voir": "고양이"})
+    assert (tmp_path / "x.json").read_text("utf-8") == '{\n  "rien à voir": "고양이"\n}\n'

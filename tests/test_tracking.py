@@ -402,6 +402,7 @@ def test_a_store_that_cannot_even_be_asked_costs_no_stage(project, capsys, monke
     output = capsys.readouterr().out
     assert output.count("warning: MLflow fails (") == 1
     assert "run `python -m convnets sync`" in output
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # MLflow changes it
     with pytest.raises(InputError, match="download_mnist: MLflow fails"):
         sync.sync()
 
@@ -420,6 +421,24 @@ def test_a_missing_dep_is_one_line(project):
     Path("data/mnist.npz").unlink()
     with pytest.raises(InputError, match=r"mnist\.npz: does not exist; run `dvc repro train_mn"):
         declared.of("train_mnist@max_pooling")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:///{root}/mlflow.db"),
+        ("sqlite:///runs/mlflow.db?timeout=9", "sqlite:///{root}/runs/mlflow.db?timeout=9"),
+        ("sqlite:////elsewhere/mlflow.db", "sqlite:////elsewhere/mlflow.db"),
+        ("mlruns", "{root}/mlruns"),
+        ("/elsewhere/mlruns", "/elsewhere/mlruns"),
+        *((same, same) for same in ("http://127.0.0.1:5000", "file:///runs", "databricks")),
+    ],
+)
+def test_a_relative_store_is_the_main_checkout_s(tmp_path, monkeypatch, given, expected):
+    """Also where DVC runs a stage in a temporary directory."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert store.uri() == expected.format(root=tmp_path)
 
 
 def test_help_is_quick():

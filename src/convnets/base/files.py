@@ -46,7 +46,7 @@ def atomic(path: Path) -> Iterator[Path]:
 def write_json(path: Path, values: Any) -> None:
     """Write values as readable JSON, which DVC can show as metrics."""
     with atomic(path) as part:
-        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _remove(path: Path) -> None:

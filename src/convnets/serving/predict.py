@@ -147,7 +147,7 @@ def show(made: list[Prediction], classes: list[str], form: str) -> str:
         for one in made
     ]
     if form == "json":
-        return json.dumps(rows, indent=2)
+        return json.dumps(rows, indent=2, ensure_ascii=False)
     table = pd.DataFrame(
         [[row["file"], row["class"], *row["probabilities"].values()] for row in rows],
         columns=["file", "class", *classes],

@@ -61,8 +61,18 @@ def root() -> Path:
 
 
 def uri() -> str:
-    """Return the tracking store: `MLFLOW_TRACKING_URI`, or else the main checkout's SQLite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or database(root())
+    """Return the tracking store: `MLFLOW_TRACKING_URI`, or else the main checkout's SQLite file.
+
+    A relative path starts at the main checkout, so that runs in DVC's temporary directories land in
+    the same store.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if not given:
+        return database(root())
+    sqlite, path = given.startswith("sqlite:///"), given.removeprefix("sqlite:///")
+    if not sqlite and ("://" in given or given == "databricks" or given.startswith("file:")):
+        return given
+    return f"sqlite:///{root() / path}" if sqlite else str(root() / path)
 
 
 def unrecorded() -> Path:
