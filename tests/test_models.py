@@ -1,6 +1,7 @@
 """The book's architectures to the parameter, and models as files."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ import pytest
 
 from convnets.base import params
 from convnets.base.console import InputError
+from convnets.data import sample
 from convnets.evaluation import explain
 from convnets.models import architectures, backbone, internals, precision, saved
 from convnets.training import cached, features
@@ -255,6 +257,30 @@ def test_two_processes_save_the_same_bytes_and_nothing_else(tmp_path, root):
         saved.load(tmp_path / "a.keras").count_params()
         == architectures.convnet(90, 2, 0).count_params()
     )
+
+
+def test_another_backend_of_the_user_changes_nothing(tmp_path):
+    """Neither in a stage nor in `predict`."""
+    saved.save(architectures.convnet(78, 2, 0), tmp_path / "a.keras", record(["cat", "dog"]))
+    sample.draw("cat", 0, 0).save(tmp_path / "a.png")
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "KERAS_BACKEND": "torch"}
+    stage = "import stages, keras; print(keras.backend.backend())"
+    for command in (
+        ["-c", stage],
+        [
+            "-m",
+            "convnets",
+            "predict",
+            str(tmp_path / "a.png"),
+            "--model",
+            str(tmp_path / "a.keras"),
+        ],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert re.search("tensorflow|cat|dog", done.stdout)
 
 
 def test_a_model_with_a_lambda_is_refused(tmp_path):

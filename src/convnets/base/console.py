@@ -46,11 +46,13 @@ def say(message: str) -> None:
 
 
 def hush() -> None:
-    """Silence TensorFlow's import messages until `unhush` or `run`.
+    """Prepare for the import of Keras: silence TensorFlow until `unhush` or `run`.
 
-    Its libraries log to file descriptor 2 while they load, before any setting takes effect. Until
-    then the descriptor points to the null device. Python's own `sys.stderr` still works.
+    Keras takes TensorFlow, whatever backend the user has set. TensorFlow's libraries log to file
+    descriptor 2 while they load, before any setting takes effect. Until then the descriptor points
+    to the null device. Python's own `sys.stderr` still works.
     """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for messages logged later
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
