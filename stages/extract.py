@@ -14,7 +14,7 @@ from convnets.data.examples import IMAGES
 from convnets.models import backbone, precision
 from convnets.tracking.run import Run, recorded
 from convnets.training import features
-from convnets.training.cached import FEATURES, VIEWS
+from convnets.training.cached import FEATURES, MIRRORED, VIEWS
 
 
 def images(p: params.Params, base: keras.Model, run: Run) -> None:
@@ -25,7 +25,7 @@ def images(p: params.Params, base: keras.Model, run: Run) -> None:
         run.dataset(source, split)
         pixels = npy.read(source)
         cut, top, mirrored = (
-            run.unfinished / f"{split}{kind}.npy" for kind in ("_cut", "", "_mirrored")
+            run.unfinished / f"{split}{kind}.npy" for kind in ("_cut", "", MIRRORED)
         )
         if split == "train":  # nothing reads its cut: fine_tune learns from augmented views
             features.write(whole, pixels, [top], f"extract {split}")

@@ -153,6 +153,24 @@ def walk(folder: Path) -> tuple[dict[str, Path], dict[str, str], set[str]]:
     return files, skipped, empty
 
 
+def look_into(folder: Path) -> tuple[Pictures, dict[str, Path]]:
+    """Return the pictures of a folder, and all its files by their paths in it.
+
+    Raises:
+        InputError: it is without images, its layout is not clear, or a name is not UTF-8.
+    """
+    files, skipped, empty = walk(folder)
+
+    def read(name: str) -> bytes:
+        return files[name].read_bytes()
+
+    try:
+        found = layout.recognise(files, read, empty)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    return Pictures(found._replace(skipped=skipped | found.skipped), read), files
+
+
 def pack(members: dict[str, Path], out: Path) -> None:
     """Write files into a zip, stored as they are: photographs do not compress.
 

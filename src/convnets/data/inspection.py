@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from convnets.base import params
-from convnets.base.console import InputError, printable, progress
+from convnets.base.console import printable, progress
 from convnets.data import archive, layout
 from convnets.data.archive import Pictures
 from convnets.data.layout import Layout
@@ -36,7 +36,7 @@ def inspect(path: Path) -> dict[str, Any]:
         source = "archive"
         if path.is_dir():
             source = "folder"
-            pictures = _folder(path)
+            pictures, _ = archive.look_into(path)
         else:
             if path.is_file() and tarfile.is_tarfile(path):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -64,19 +64,6 @@ def inspect(path: Path) -> dict[str, Any]:
         "would_use": {split: len(images) for split, images in chosen.items()},
         "command": command(path, source, amounts),
     }
-
-
-def _folder(path: Path) -> Pictures:
-    files, skipped, empty = archive.walk(path)
-
-    def read(name: str) -> bytes:
-        return files[name].read_bytes()
-
-    try:
-        found = layout.recognise(files, read, empty)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return Pictures(found._replace(skipped=skipped | found.skipped), read)
 
 
 def _look(pictures: Pictures) -> dict[str, Any]:

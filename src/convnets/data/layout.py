@@ -78,11 +78,13 @@ def recognise(
     if not pictures:
         raise InputError("no images found; expected <class>/*.jpg, or <class>.<number>.jpg")
     inside = _unwrap(pictures)
+    splits = _by_split(inside)
+    classes = _by_class(inside, splits)
     readings = {
         "table": _by_table(tables, inside, read),
-        "splits": _by_split(inside),
-        "classes": _by_class(inside),
-        "numbered": _by_number(inside),
+        "splits": splits,
+        "classes": classes,
+        "numbered": _by_number(inside, splits, classes),
     }
     possible = {name: found for name, found in readings.items() if found}
     table, others = possible.get("table"), [n for n in possible if n != "table"]
@@ -155,10 +157,10 @@ def _folders(inside: dict[Parts, str]) -> dict[str, dict[Parts, str]]:
     return found
 
 
-def _by_class(inside: dict[Parts, str]) -> list[Image]:
+def _by_class(inside: dict[Parts, str], splits: list[Image]) -> list[Image]:
     folders = _folders(inside)
     others = [folder for folder in folders if split_of(folder) is None]
-    if not others or (len(others) < 2 and _by_split(inside)):
+    if not others or (len(others) < 2 and splits):
         return []
     images = [
         Image(folder, _number(path[-1]), name)
@@ -187,7 +189,7 @@ def _by_split(inside: dict[Parts, str]) -> list[Image]:
     return images
 
 
-def _by_number(inside: dict[Parts, str]) -> list[Image]:
+def _by_number(inside: dict[Parts, str], splits: list[Image], classes: list[Image]) -> list[Image]:
     """Return the pictures named `<class>.<number>.jpg`, if all with a class are named so."""
     images = []
     for path, name in inside.items():
@@ -200,9 +202,9 @@ def _by_number(inside: dict[Parts, str]) -> list[Image]:
     labels: dict[str, set[str]] = defaultdict(set)
     for image in images:
         labels[str(PurePosixPath(image.member).parent)].add(image.label)
-    if _by_class(inside) and max(map(len, labels.values())) == 1:
+    if classes and max(map(len, labels.values())) == 1:
         return []  # cat/frame.0001.jpg: the folders say more
-    if _by_split(inside) and all(len(path) > 2 for path in inside):
+    if splits and all(len(path) > 2 for path in inside):
         return []  # train/cat/frame.0001.jpg
     if len({image.split for image in images}) == 1:
         images = [image._replace(split=None) for image in images]

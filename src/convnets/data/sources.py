@@ -82,9 +82,8 @@ def pack_folder(path: Path, subset: params.Subset, seed: int, out: Path) -> Layo
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; correct data.path")
-    files, skipped, empty = archive.walk(path)
+    (found, _), files = archive.look_into(path)
     try:
-        found = layout.recognise(files, lambda name: files[name].read_bytes(), empty)
         chosen = choose(found.images, subset, seed)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -92,7 +91,7 @@ def pack_folder(path: Path, subset: params.Subset, seed: int, out: Path) -> Layo
     if found.name == "table":
         used += [name for name in files if PurePosixPath(name).name.lower() in layout.TABLES]
     archive.pack({name: files[name] for name in sorted(used)}, out)
-    return found._replace(skipped=skipped | found.skipped)
+    return found
 
 
 def download_from_kaggle(out: Path) -> None:
