@@ -38,7 +38,7 @@ def write(how: params.Mnist, seed: int, out: Path) -> None:
             ) from error
         arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
     else:
-        arrays = _read(Path(how.path or "").expanduser())
+        arrays = _read(files.given(how.path or ""))
     with files.atomic(out) as part:
         np.savez(part, allow_pickle=False, **arrays)
 
