@@ -4,7 +4,6 @@
 """
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
 from convnets.base import console, files, params
@@ -14,22 +13,23 @@ from convnets.tracking.run import Run, recorded
 
 
 def images(p: params.Params, run: Run) -> str:
-    from convnets.data import sources
+    from convnets.data import layout, overview, sources
 
     out = Path("data/images.zip")
     with files.atomic(out) as part:
         found = sources.write(p.data, p.subset, p.seed, part)
-        skipped = Counter(found.skipped.values())
+        reasons = overview.by_reason(found.skipped)
         summary = {
             "source": p.data.source,
             "layout": found.name,
             "images": len(found.images),
-            "skipped": skipped,
+            "skipped": {why: skipped["files"] for why, skipped in reasons.items()},
             "bytes": part.stat().st_size,
         }
-    for why, count in skipped.items():
-        example = next(path for path, reason in found.skipped.items() if reason == why)
-        console.say(f"skipped {count:,}: {why}, such as {console.printable(example)}")
+    layout.save(found, layout.LISTING)
+    for why, skipped in reasons.items():
+        example = console.printable(skipped["examples"][0])
+        console.say(f"skipped {skipped['files']:,}: {why}, such as {example}")
     files.write_json(Path("metrics/download.json"), summary)
     run.artifact(Path("metrics/download.json"))
     return f"{out}: {len(found.images):,} images"
@@ -40,8 +40,9 @@ def weights(p: params.Params, run: Run) -> str:
     from convnets.models import backbone
 
     console.unhush()
-    backbone.write_weights(p.backbone, p.image_size, p.seed, backbone.WEIGHTS)
-    return f"{backbone.WEIGHTS}: {p.backbone.name}, {p.backbone.weights}"
+    backbone.write(p.backbone, p.image_size, p.seed, backbone.FILE)
+    told = f"{p.backbone.name}, {p.backbone.weights}" if p.backbone.weights else p.backbone.name
+    return f"{backbone.FILE}: {told}"
 
 
 def mnist(p: params.Params, run: Run) -> str:

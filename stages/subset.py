@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from convnets.base import console, files, params
-from convnets.data import subset
+from convnets.data import arrays, layout, overview, page
 from convnets.data.examples import IMAGES
+from convnets.data.layout import LISTING
+from convnets.data.subset import SPLITS
 from convnets.tracking.run import recorded
 
 
@@ -13,13 +15,27 @@ def main() -> None:
     source = Path("data/images.zip")
     with recorded("subset") as run:
         run.dataset(source, "source")
-        summary = subset.write(source, IMAGES, p.subset, p.image_size, p.seed)
+        found = layout.load(LISTING)
+        written = arrays.write(source, found, IMAGES, p.subset, p.image_size, p.seed)
+        summary = written.summary
         files.write_json(Path("metrics/subset.json"), summary)
+        page.write(overview.html(found, written, IMAGES), Path("metrics/data.html"))
         run.artifact(Path("metrics/subset.json"))
-    for split in subset.SPLITS:
-        counts = ", ".join(f"{count:,} {name}" for name, count in summary[split].items())
+        run.artifact(Path("metrics/data.html"))
+    for split in SPLITS:
+        counts = ", ".join(
+            f"{count:,} {console.printable(name)}" for name, count in summary[split].items()
+        )
         console.say(f"{IMAGES}/{split}.npy: {counts}")
-    console.say(f"metrics/subset.json: {summary['rejected']} images rejected")
+    for why, count in summary["rejected_reasons"].items():
+        console.say(f"rejected {count:,}: {why}; see metrics/subset.json")
+    if summary["duplicates"]:
+        console.say(
+            f"duplicates {summary['duplicates']:,}: {summary['duplicates_across_splits']:,} across "
+            f"splits, {summary['duplicates_across_classes']:,} across classes; "
+            f"{summary['duplicates_dropped']:,} images dropped"
+        )
+    console.say("see metrics/data.html")
 
 
 if __name__ == "__main__":

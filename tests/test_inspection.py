@@ -71,7 +71,7 @@ def test_what_is_there_is_told_and_nothing_changes(photos):
 @pytest.mark.parametrize("form", ["zip", "gztar"])
 def test_an_archive_is_seen_as_the_folder_is(photos, form):
     packed = shutil.make_archive(str(photos.parent / "packed"), form, photos.parent, "photos")
-    seen, folder = inspection.inspect(Path(packed)), inspection.inspect(photos)
+    seen, folder = inspection.inspect(packed), inspection.inspect(str(photos))
     for same in ("layout", "images", "classes", "formats", "megapixels", "would_use"):
         assert seen[same] == folder[same]
     assert seen["duplicates"]["pictures"] == folder["duplicates"]["pictures"] == 2
@@ -80,7 +80,7 @@ def test_an_archive_is_seen_as_the_folder_is(photos, form):
 @pytest.mark.parametrize("name", ODD)
 def test_dvc_takes_the_command_as_it_is(photos, name):
     odd = photos.rename(photos.with_name(name))
-    program, *words = shlex.split(inspection.inspect(odd)["command"])
+    program, *words = shlex.split(inspection.inspect(str(odd))["command"])
     assert (program, words[:2]) == ("dvc", ["exp", "run"])
     assert set(words[2::2]) == {"-S"}
     shutil.copy(ROOT / "params.yaml", photos.parent)
@@ -104,7 +104,7 @@ def test_what_cannot_be_used_is_one_line_and_exit_status_1(tmp_path):
 
 @pytest.mark.real_data
 def test_kaggle_s_archive(shared):
-    seen = inspection.inspect(shared / "dogs-vs-cats.zip")
+    seen = inspection.inspect(str(shared / "dogs-vs-cats.zip"))
     assert seen["layout"] == "numbered"
     assert seen["classes"] == {"cat": {"all": 2500}, "dog": {"all": 2500}}
     assert seen["missing_numbers"] == {}

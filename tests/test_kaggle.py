@@ -11,14 +11,15 @@ import sys
 import threading
 import time
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from convnets.base import params
 from convnets.base.console import InputError
 from convnets.data import sample, sources
-from tests.commands import Clone
+from tests.commands import Clone, serving
 
 SECRET = f"KGAT_{secrets.token_hex()}"
 MEGABYTE = 2**20  # the client's unit of writing; an incomplete one is lost
@@ -113,13 +114,9 @@ def archive_bytes(tmp_path_factory) -> bytes:
 @pytest.fixture
 def kaggle(archive_bytes):
     answers = Kaggle(archive_bytes)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(answers))
-    answers.address = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield answers
-    answers.stall = False
-    server.shutdown()
-    server.server_close()
+    with serving(handler(answers)) as answers.address:
+        yield answers
+        answers.stall = False
 
 
 @pytest.fixture
@@ -140,11 +137,14 @@ def client(kaggle, monkeypatch, tmp_path):
 
 def test_the_archive_comes_whole_and_once(client, tmp_path, capfd):
     out = tmp_path / "data/images.zip.part"
-    sources.download_from_kaggle(out)
+    out.parent.mkdir()
+    kaggle = params.Data(source="kaggle", path=None)
+    few = params.Subset(train=1, validation=1, test=1, max_rejected=0)
+    sources.write(kaggle, few, 0, out)
     assert out.read_bytes() == client.content
     out.unlink()
     client.asked.clear()
-    sources.download_from_kaggle(out)
+    sources.write(kaggle, few, 0, out)
     assert out.read_bytes() == client.content
     assert client.asked == []
     assert sorted(path.name for path in out.parent.iterdir()) == ["dogs-vs-cats.zip", out.name]
@@ -158,14 +158,14 @@ def test_the_key_of_a_kaggle_json_does_as_well(client, tmp_path, monkeypatch):
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     monkeypatch.setenv("KAGGLE_USERNAME", "somebody")
     monkeypatch.setenv("KAGGLE_KEY", "key")
-    sources.download_from_kaggle(tmp_path / "images.zip")
+    sources.download_from_kaggle(tmp_path)
     assert client.asked == ["DownloadDataFiles"]
 
 
 def test_a_connection_that_breaks_goes_on_where_it_was(client, tmp_path, capfd):
     client.cuts = [5 * MEGABYTE // 2, 3 * MEGABYTE // 2]
-    sources.download_from_kaggle(tmp_path / "images.zip")
-    assert (tmp_path / "images.zip").read_bytes() == client.content
+    sources.download_from_kaggle(tmp_path)
+    assert (tmp_path / "dogs-vs-cats.zip").read_bytes() == client.content
     assert client.ranges == [None, f"bytes={2 * MEGABYTE}-", f"bytes={3 * MEGABYTE}-"]
     assert SIGNATURE not in "".join(capfd.readouterr())
 
@@ -174,13 +174,13 @@ def test_a_connection_that_breaks_goes_on_where_it_was(client, tmp_path, capfd):
 def test_another_run_goes_on_unless_the_file_is_another(client, tmp_path, etag):
     client.cuts = [3 * MEGABYTE // 2] + 5 * [0]
     with pytest.raises(InputError, match="the connection to Kaggle failed") as caught:
-        sources.download_from_kaggle(tmp_path / "images.zip")
+        sources.download_from_kaggle(tmp_path)
     assert SIGNATURE not in str(caught.value)
-    assert not (tmp_path / "images.zip").exists()
+    assert not (tmp_path / "dogs-vs-cats.zip").exists()
     client.ranges.clear()
     client.etag = etag
-    sources.download_from_kaggle(tmp_path / "images.zip")
-    assert (tmp_path / "images.zip").read_bytes() == client.content
+    sources.download_from_kaggle(tmp_path)
+    assert (tmp_path / "dogs-vs-cats.zip").read_bytes() == client.content
     # The client asks for the whole file first. Its headers say whether it can resume.
     assert client.ranges == ([None, f"bytes={MEGABYTE}-"] if etag == '"one"' else [None])
 
@@ -197,7 +197,7 @@ def test_another_run_goes_on_unless_the_file_is_another(client, tmp_path, etag):
 def test_refusals_name_the_remedy(client, tmp_path, status, remedy):
     client.statuses = [status]
     with pytest.raises(InputError, match=remedy) as caught:
-        sources.download_from_kaggle(tmp_path / "images.zip")
+        sources.download_from_kaggle(tmp_path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.glob("*.zip*")) == []
 
@@ -205,10 +205,10 @@ def test_refusals_name_the_remedy(client, tmp_path, status, remedy):
 def test_a_wrong_token_is_told_from_none(client, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "wrong-token")
     with pytest.raises(InputError, match="Kaggle refused the token") as caught:
-        sources.download_from_kaggle(tmp_path / "images.zip")
+        sources.download_from_kaggle(tmp_path)
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     with pytest.raises(InputError, match="no Kaggle token; create one"):
-        sources.download_from_kaggle(tmp_path / "images.zip")
+        sources.download_from_kaggle(tmp_path)
     output = str(caught.value) + "".join(capfd.readouterr())
     assert "wrong-token" not in output
     assert "Authentication required" not in output
@@ -220,26 +220,26 @@ def test_no_network(client, tmp_path, monkeypatch):
     nowhere = "http://127.0.0.1:9"
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, nowhere)
     with pytest.raises(InputError, match="the connection to Kaggle failed"):
-        sources.download_from_kaggle(tmp_path / "images.zip")
+        sources.download_from_kaggle(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"<html>sign in</html>", b""])
 def test_what_is_no_archive_is_thrown_away(client, tmp_path, content):
     whole, client.content = client.content, content
     with pytest.raises(InputError, match=r"dogs-vs-cats\.zip.*not an archive of images"):
-        sources.download_from_kaggle(tmp_path / "images.zip")
+        sources.download_from_kaggle(tmp_path)
     client.content = whole
-    sources.download_from_kaggle(tmp_path / "images.zip")
-    assert (tmp_path / "images.zip").read_bytes() == whole
+    sources.download_from_kaggle(tmp_path)
+    assert (tmp_path / "dogs-vs-cats.zip").read_bytes() == whole
 
 
 def test_a_truncated_archive_is_thrown_away(client, tmp_path):
     whole, client.content = client.content, client.content[:-1000]
     with pytest.raises(InputError, match="run again to start over"):
-        sources.download_from_kaggle(tmp_path / "images.zip")
+        sources.download_from_kaggle(tmp_path)
     client.content, client.etag = whole, '"two"'
-    sources.download_from_kaggle(tmp_path / "images.zip")
-    with zipfile.ZipFile(tmp_path / "images.zip") as archive:
+    sources.download_from_kaggle(tmp_path)
+    with zipfile.ZipFile(tmp_path / "dogs-vs-cats.zip") as archive:
         assert archive.testzip() is None
 
 

@@ -17,7 +17,8 @@ from PIL import Image
 from convnets.base import files, params
 from convnets.base.console import InputError
 from convnets.data import archive, layout, sample, sources, subset
-from convnets.data.layout import Layout, split_of
+from convnets.data.layout import Files, split_of
+from tests.commands import recognised
 
 JPEG = io.BytesIO()
 sample.draw("cat", 0, 0).save(JPEG, "JPEG")
@@ -28,6 +29,11 @@ ONE = params.Subset(train=1, validation=1, test=1, max_rejected=0)
 GIVEN = {
     "class folders with any names": (
         "cat/a.jpg cat/holiday.2019.jpg dog/b.jpg dog/walk.2020.jpg",
+        "classes",
+        {"cat": 2, "dog": 2},
+    ),
+    "splits below the classes": (
+        "x/cat/train/1.jpg x/cat/test/2.jpg x/dog/train/1.jpg x/dog/test/2.jpg",
         "classes",
         {"cat": 2, "dog": 2},
     ),
@@ -122,69 +128,154 @@ def folder(path: Path, given: dict[str, bytes]) -> Path:
     return path
 
 
-def recognised(kind: str, given: dict[str, bytes], where: Path) -> Layout:
-    """What is recognised in a folder, or in an archive of it as `download` keeps it."""
+def packed_as(kind: str, given: dict[str, bytes], where: Path) -> Path:
+    """A folder of these files, or an archive of it."""
     tree = folder(where / "tree", given)
     if kind == "folder":
-        found, _, _ = archive.walk(tree)
-        return layout.recognise(found, lambda name: found[name].read_bytes())
+        return tree
     path = where / f"packed.{kind}"
     if kind == "zip":
-        archive.pack({name: tree / name for name in given}, path)
+        with zipfile.ZipFile(path, "w") as packed:
+            for name, content in given.items():
+                packed.writestr(name, content)
     else:
         with tarfile.open(path, f"w:{kind.removeprefix('tar.')}") as packed:
             packed.add(tree, ".")
-    sources.copy_archive(path, where / "images.zip")
-    with archive.open_images(where / "images.zip") as pictures:
-        assert all(pictures.read(image.member) for image in pictures.layout.images)
-        return pictures.layout
+    return path
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar.gz", "tar.xz"])
 @pytest.mark.parametrize("case", GIVEN)
 def test_layouts(tmp_path, case, kind):
     names, name, classes = GIVEN[case]
-    found = recognised(kind, dict.fromkeys(names.split(), PHOTO), tmp_path)
+    path = packed_as(kind, dict.fromkeys(names.split(), PHOTO), tmp_path)
+    with archive.opened(path) as files:
+        found = layout.recognise(files)
+        assert all(files.read(image.member) == PHOTO for image in found.images)
     assert found.name == name
     labels = [image.label for image in found.images]
     assert {label: labels.count(label) for label in labels} == classes
     assert not {image.member for image in found.images} & set(found.skipped)
-    if kind in ("folder", "zip"):
-        assert len(found.images) + len(found.skipped) == len(names.split())
+    assert len(found.images) + len(found.skipped) == len(names.split())
+    layout.save(found, tmp_path / "images.json")
+    assert layout.load(tmp_path / "images.json") == found
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar.bz2"])
 @pytest.mark.parametrize("table", TABLES)
 def test_a_table_names_the_classes(tmp_path, table, kind):
     pictures = dict.fromkeys(("train/ab.jpg", "train/cd.jpg", "test/ef.jpg"), PHOTO)
-    found = recognised(kind, pictures | {table: TABLES[table].encode("utf-8-sig")}, tmp_path)
+    given = pictures | {table: TABLES[table].encode("utf-8-sig")}
+    found = recognised(packed_as(kind, given, tmp_path))
     assert found.name == "table"
     assert [(i.member, i.label) for i in found.images] == [
         ("train/ab.jpg", "001"),
         ("train/cd.jpg", "NA"),
     ]
-    assert found.skipped == {"test/ef.jpg": "not in the table"}
+    more = {"missing": "in the table, but no such file"} if table == "labels.csv" else {}
+    assert found.skipped == {"test/ef.jpg": "not in the table"} | more
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp949"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_table_as_spreadsheets_write_it(encoding, delimiter):
+    rows = [
+        ("file_name", "label"),
+        ("train\\ab.jpg", "고양이 사진"),
+        ("cd.jpg", "강아지, 작은; 개"),
+    ]
+    text = "".join(delimiter.join(f'"{cell}"' for cell in row) + "\r\n" for row in rows)
+    files = Files(["train/ab.jpg", "train/cd.jpg", "labels.csv"], lambda _: text.encode(encoding))
+    found = layout.recognise(files)
+    assert [image.label for image in found.images] == ["강아지, 작은; 개", "고양이 사진"]
+    assert found.skipped == {}
+
+
+def test_a_table_that_stands_elsewhere(tmp_path):
+    """`data.labels` decides, whatever the folders say."""
+    tree = folder(tmp_path / "tree", dict.fromkeys(("x/1.jpg", "y/2.jpg", "y/3.jpg"), PHOTO))
+    table = tmp_path / "table.csv"
+    table.write_text("Image,Species\nx/1.jpg,01\n2,1e5\n")
+    out = tmp_path / "out.zip"
+    how = params.Data(source="folder", path=str(tree), labels=str(table))
+    with archive.opened(tree) as files:
+        found = layout.recognise(files, labels=table)
+    assert (found.name, [image.label for image in found.images]) == ("table", ["01", "1e5"])
+    assert found.skipped == {"y/3.jpg": "not in the table"}
+    for content, problem in (
+        ("a,b\n1,2\n", r"table\.csv: names none of the images; it needs the columns"),
+        ("file,label\n1.jpg,a\nx/1.jpg,b\n", r"'x/1\.jpg' has two classes; remove one row"),
+    ):
+        table.write_text(content)
+        with archive.opened(tree) as files, pytest.raises(InputError, match=problem):
+            layout.recognise(files, labels=table)
+    table.unlink()
+    with pytest.raises(InputError, match=r"table\.csv: No such file .*correct data\.labels"):
+        sources.write(how, ONE, 0, out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "a/cat.0.jpg a/dog.0.jpg b/cat.1.jpg",
+        "train/x/1.jpg train/y/1.jpg bus/1.jpg car/2.jpg",
+        "cat/train/x/1.jpg cat/train/y/1.jpg dog/train/x/1.jpg",
+    ],
+)
+def test_what_is_ambiguous_names_the_param_that_decides(names):
+    files = Files(names.split(), lambda _: PHOTO)
+    with pytest.raises(InputError, match=r"; set data\.layout to (\w+) or (\w+)$") as caught:
+        layout.recognise(files)
+    wanted = str(caught.value).rsplit(" to ")[1].split(" or ")
+    found = [layout.recognise(files, name) for name in wanted]
+    assert [each.name for each in found] == wanted
+    assert found[0].images != found[1].images
+    with pytest.raises(InputError, match=r"data\.layout table does not fit; possible: "):
+        layout.recognise(files, "table")
+
+
+def test_a_split_below_the_classes_is_kept():
+    given = "cat/train/1.jpg cat/val/2.jpg cat/test/3.jpg dog/train/1.jpg dog/test/3.jpg"
+    found = layout.recognise(Files(given.split(), lambda _: PHOTO))
+    assert [image.split for image in found.images] == [
+        *("test", "train", "validation"),
+        *("test", "train"),
+    ]
+    # With a picture elsewhere, the folders are only folders.
+    found = layout.recognise(Files([*given.split(), "cat/4.jpg"], lambda _: PHOTO))
+    assert {image.split for image in found.images} == {None}
+
+
+def test_a_split_in_a_folder_of_its_own_is_one_too():
+    """Not classes `one` and `two`, and no file passed over."""
+    given = "one/train/cat/1.jpg one/train/dog/1.jpg two/test/cat/2.jpg two/test/dog/2.jpg"
+    found = layout.recognise(Files(given.split(), lambda _: PHOTO), "splits")
+    assert {(i.label, i.split) for i in found.images} == {
+        (label, split) for label in ("cat", "dog") for split in ("train", "test")
+    }
+    assert found.skipped == {}
 
 
 def test_a_table_that_says_what_the_folders_say_is_no_contradiction():
     names = ["a/1.jpg", "b/2.jpg", "labels.csv"]
-    assert layout.recognise(names, lambda _: b"file,label\n1.jpg,a\n").name == "classes"
+    assert layout.recognise(Files(names, lambda _: b"file,label\n1.jpg,a\n")).name == "classes"
     with pytest.raises(InputError, match=r"may be b \(table\) or a, b \(classes\)"):
-        layout.recognise(names, lambda _: b"file,label\n1.jpg,b\n")
-    assert layout.recognise(names, lambda _: b"x,y\n1,2\n").name == "classes"
+        layout.recognise(Files(names, lambda _: b"file,label\n1.jpg,b\n"))
+    assert layout.recognise(Files(names, lambda _: b"x,y\n1,2\n")).name == "classes"
 
 
 @pytest.mark.parametrize("names", REFUSED)
 def test_what_is_not_clear_is_refused_in_one_line(tmp_path, names):
     with pytest.raises(InputError, match=REFUSED[names]) as caught:
-        recognised("folder", dict.fromkeys(names.split(), PHOTO), tmp_path)
+        recognised(packed_as("folder", dict.fromkeys(names.split(), PHOTO), tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_given_splits_are_kept_and_a_missing_one_is_drawn_from_train():
     names = [f"train/{c}/{n}.jpg" for c in "ab" for n in range(5)]
     names += [f"valid/{c}/{n}.jpg" for c in "ab" for n in range(2)]
-    found = layout.recognise(names, lambda _: b"")
+    found = layout.recognise(Files(names, lambda _: b""))
     chosen = subset.choose(found.images, ONE, 0)
     of = {split: {i.member.split("/")[0] for i in images} for split, images in chosen.items()}
     assert of == {"train": {"train"}, "validation": {"valid"}, "test": {"train"}}
@@ -224,19 +315,20 @@ def test_shares_and_the_rest_take_every_image_once(sizes, share, seed):
 def test_the_rest_goes_to_one_split_of_those_that_share_images():
     names = [f"{split}/{c}/{n}.jpg" for split in ("train", "test") for c in "ab" for n in range(5)]
     how = params.Subset(train="rest", validation=1, test="rest", max_rejected=0)
-    chosen = subset.choose(layout.recognise(names, lambda _: b"").images, how, 0)
+    chosen = subset.choose(layout.recognise(Files(names, lambda _: b"")).images, how, 0)
     assert {split: len(images) for split, images in chosen.items()} == {
         "train": 8,
         "validation": 2,
         "test": 10,
     }
     with pytest.raises(InputError, match="only one of train, validation, test can be rest"):
-        subset.choose(layout.recognise(names[:10], lambda _: b"").images, how, 0)
+        subset.choose(layout.recognise(Files(names[:10], lambda _: b"")).images, how, 0)
 
 
 def test_of_a_large_folder_only_what_is_taken_is_copied(tmp_path):
     tree = folder(tmp_path / "tree", {f"{c}/{n}.jpg": PHOTO for c in "ab" for n in range(40)})
-    found = sources.pack_folder(tree, ONE, 0, tmp_path / "out.zip")
+    how = params.Data(source="folder", path=str(tree))
+    found = sources.write(how, ONE, 0, tmp_path / "out.zip")
     assert len(found.images) == 80
     with zipfile.ZipFile(tmp_path / "out.zip") as packed:
         assert len(packed.namelist()) == 6
@@ -250,8 +342,9 @@ def test_links_and_folders_that_look_like_images(tmp_path):
     elsewhere = folder(tmp_path / "elsewhere", {"1.jpg": PHOTO})
     (tree / "eel").symlink_to(elsewhere)
     os.mkfifo(tree / "dog/pipe.jpg")
-    found, skipped, _ = archive.walk(tree)
-    assert set(found) == {"cat/1.jpg", "dog/1.jpg", "eel/1.jpg"}
+    with archive.opened(tree) as files:
+        assert set(files.names) == {"cat/1.jpg", "dog/1.jpg", "eel/1.jpg"}
+    skipped = recognised(tree).skipped
     assert skipped["cat/2.jpg"] == "a link that leads nowhere"
     assert skipped["dog/pipe.jpg"] == skipped["dog/around"] == "not a file"
 
@@ -278,19 +371,18 @@ def test_names_of_other_systems_come_out_right(tmp_path, encoding):
         "big5": ("貓", "狗"),
     }[encoding]
     names = {word: f"{word}/{n}.jpg".encode(encoding) for n, word in enumerate(words)}
-    with archive.open_images(renamed(tmp_path / "x.zip", names)) as pictures:
-        assert {image.label for image in pictures.layout.images} == set(words)
-        assert all(pictures.read(image.member) == PHOTO for image in pictures.layout.images)
+    with archive.opened(renamed(tmp_path / "x.zip", names)) as files:
+        found = layout.recognise(files)
+        assert {image.label for image in found.images} == set(words)
+        assert all(files.read(image.member) == PHOTO for image in found.images)
 
 
 def test_a_zip_of_powershell(tmp_path):
     names = {label: rf"p\{label}\1.jpg".encode() for label in ("cat", "dog")}
-    with archive.open_images(renamed(tmp_path / "x.zip", names)) as pictures:
-        assert [image.label for image in pictures.layout.images] == ["cat", "dog"]
+    found = recognised(renamed(tmp_path / "x.zip", names))
+    assert [image.label for image in found.images] == ["cat", "dog"]
     with pytest.raises(InputError, match="points outside"):
-        archive.open_images(
-            renamed(tmp_path / "y.zip", {"a": rb"..\..\cat\1.jpg", "b": rb"dog\1.jpg"})
-        ).__enter__()
+        recognised(renamed(tmp_path / "y.zip", {"a": rb"..\..\cat\1.jpg", "b": rb"dog\1.jpg"}))
 
 
 def test_a_night_photograph_is_no_bomb(tmp_path):
@@ -299,8 +391,7 @@ def test_a_night_photograph_is_no_bomb(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("cat/1.bmp", dark.getvalue())
         packed.writestr("dog/1.jpg", PHOTO)
-    with archive.open_images(tmp_path / "x.zip") as pictures:
-        assert len(pictures.layout.images) == 2
+    assert len(recognised(tmp_path / "x.zip").images) == 2
 
 
 @pytest.mark.parametrize("name", ["../cat/1.jpg", "/cat/1.jpg", "cat/../../1.jpg"])
@@ -313,7 +404,8 @@ def test_a_tar_that_points_outside_is_refused_and_leaves_nothing(tmp_path, name)
         pytest.raises(InputError, match=r"x\.tar: member .* points outside"),
         files.atomic(tmp_path / "out.zip") as part,
     ):
-        sources.copy_archive(tmp_path / "x.tar", part)
+        how = params.Data(source="archive", path=str(tmp_path / "x.tar"))
+        sources.write(how, ONE, 0, part)
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
 
 
@@ -322,8 +414,8 @@ def test_a_truncated_tar_is_refused(tmp_path):
         packed.add(folder(tmp_path / "tree", {"cat/1.jpg": os.urandom(50_000)}), ".")
     path = tmp_path / "x.tgz"
     path.write_bytes(path.read_bytes()[:-20_000])
-    with pytest.raises(InputError, match=r"x\.tgz: not a complete tar file"):
-        sources.copy_archive(path, tmp_path / "out.zip")
+    with pytest.raises(InputError, match=r"x\.tgz: not a complete zip or tar file"):
+        recognised(path)
 
 
 def test_an_archive_in_a_read_only_place(tmp_path):
@@ -336,8 +428,7 @@ def test_an_archive_in_a_read_only_place(tmp_path):
     with zipfile.ZipFile(place / "x.zip", "w") as outer:
         outer.writestr("train.zip", nested.getvalue())
     place.chmod(0o555)
-    with archive.open_images(place / "x.zip") as pictures:
-        assert len(pictures.layout.images) == 2
+    assert len(recognised(place / "x.zip").images) == 2
 
 
 @pytest.mark.parametrize(
@@ -362,7 +453,7 @@ def test_the_names_of_splits(name, split):
 def test_every_file_is_used_or_has_a_reason(names):
     names = sorted({str(Path(name)) for name in names if not name.startswith("/")})
     try:
-        found = layout.recognise(names, lambda _: b"")
+        found = layout.recognise(Files(names, lambda _: b""))
     except InputError as error:
         assert "\n" not in str(error)
     else:

@@ -1,22 +1,22 @@
 """Image archives and folders: hostile until checked, and read without being extracted."""
 
+import lzma
 import os
 import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
-
-from charset_normalizer import from_bytes
+from tempfile import TemporaryFile
+from typing import IO
 
 from convnets.base.console import InputError, progress
 from convnets.data import layout
-from convnets.data.layout import Layout
+from convnets.data.images import ImageError
+from convnets.data.layout import Files, encoding_of
 
 # What reading costs, not how well it was packed: a night photograph is nearly all zeros.
 MAX_MEMBER_BYTES = 2**30  # a picture of 200 megapixels, uncompressed
@@ -27,99 +27,126 @@ DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
+    lzma.LZMAError,
     EOFError,
     NotImplementedError,
     UnicodeDecodeError,
 )
-# How systems without UTF-8 write names: Korean, Japanese, Chinese, Western.
-ENCODINGS = ["cp949", "cp932", "gb18030", "big5", "cp1252", "cp437"]
-
-
-class Pictures(NamedTuple):
-    """The pictures of a folder or an archive, while it is open."""
-
-    layout: Layout
-    read: Callable[[str], bytes]  # by `Image.member`
 
 
 @contextmanager
-def open_images(path: Path) -> Iterator[Pictures]:
-    """Open a zip of images, also one in which Kaggle's `train.zip` is.
+def opened(path: Path) -> Iterator[Files]:
+    """Open a folder, a zip, also one in which Kaggle's `train.zip` is, or a tar archive.
+
+    An `InputError` inside the `with` block is told with the path.
 
     Raises:
-        InputError: the archive is missing, truncated, encrypted, hostile or without images.
+        InputError: it is missing, truncated, encrypted or hostile.
     """
+    try:
+        with nullcontext(_walk(path)) if path.is_dir() else _unpacked(path) as files:
+            yield files
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: its folders are nested too deeply; move them up") from error
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Files]:
+    # Neither a zip in a zip nor a compressed tar archive can be sought in: it is unpacked first.
+    folder = path.parent if os.access(path.parent, os.W_OK) else None
     with ExitStack() as stack:
         try:
-            container = stack.enter_context(zipfile.ZipFile(path))
-            members = _members(container)
+            skipped: dict[str, str] = {}
+            members: Mapping[str, str | zipfile.ZipInfo]
+            if tarfile.is_tarfile(path):
+                spool = stack.enter_context(TemporaryFile(dir=folder))
+                members, skipped, empty = _repack(path, spool)
+                container = stack.enter_context(zipfile.ZipFile(spool))
+            else:
+                container = stack.enter_context(zipfile.ZipFile(path))
+                members, empty = _members(container), _empty(container)
             nested = [name for name in members if PurePosixPath(name).name == "train.zip"]
-            if nested:
-                # A zip in a zip can be sought in only once it stands in a file of its own.
-                folder = path.parent if os.access(path.parent, os.W_OK) else None
-                spool = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+            if len(nested) == 1 and not layout.sort_out(members)[0]:  # as Kaggle packs
+                spool = stack.enter_context(TemporaryFile(dir=folder))
                 with container.open(members[nested[0]]) as source:
                     shutil.copyfileobj(source, spool, 2**20)
                 container = stack.enter_context(zipfile.ZipFile(spool))
-                members = _members(container)
-
-            def read(name: str) -> bytes:
-                return container.read(members[name])
-
-            found = layout.recognise(members, read, _empty(container))
+                members, empty = _members(container), _empty(container)
         except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file; correct data.path") from error
-        except IsADirectoryError as error:
-            raise InputError(f"{path}: is a folder, not a zip; use data.source=folder") from error
-        except DAMAGE as error:
-            raise InputError(
-                f"{path}: not a complete zip file ({error}); download it again"
-            ) from error
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        yield Pictures(found, read)
+            raise InputError("no such file or folder; correct the path") from error
+        except (*DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise InputError(f"not a complete zip or tar file ({error}); get it again") from error
+
+        def read(name: str) -> bytes:
+            try:
+                return container.read(members[name])
+            except (*DAMAGE, OSError) as error:
+                raise ImageError(f"damaged in the archive: {error}") from error
+
+        yield Files(members, read, empty, skipped)
 
 
-def repack(path: Path, out: Path) -> None:
+def _repack(path: Path, out: IO[bytes]) -> tuple[dict[str, str], dict[str, str], set[str]]:
     """Copy the files of a tar archive, compressed or not, into a zip, in one pass.
 
-    Raises:
-        InputError: it is damaged, or a member is hostile.
+    The names of the zip's members are numbers, since a tar does not say how its names are encoded.
+
+    Returns:
+        The zip's member for each file, also for a link to one; why others are skipped; and the
+        empty folders.
     """
-    try:
-        with tarfile.open(path, "r|*") as source, zipfile.ZipFile(out, "w") as target:
-            seen: set[str] = set()
-            total = 0
-            for member in source:
-                if not member.isfile():  # a link leads to a file that is in the archive too
-                    continue
-                name = _checked(member.name.removeprefix("./"), member.size)
-                total += member.size
-                if name in seen or total > MAX_TOTAL_BYTES:
-                    problem = "occurs more than once" if name in seen else "is too much in all"
-                    raise InputError(f"member {name!r} {problem}; use another archive")
-                seen.add(name)
-                file = source.extractfile(member)
-                if file is not None:
-                    _add(target, name, file)
-    except (*DAMAGE, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise InputError(f"{path}: not a complete tar file ({error}); download it again") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    members: dict[str, str] = {}
+    links: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    folders: set[str] = set()
+    total = 0
+    with tarfile.open(path, "r|*") as source, zipfile.ZipFile(out, "w") as target:
+        for member in source:
+            name = _checked(member.name.removeprefix("./"), member.size)
+            total += member.size
+            if name in members or total > MAX_TOTAL_BYTES:
+                problem = "occurs more than once" if name in members else "is too much in all"
+                raise InputError(f"member {name!r} {problem}; use another archive")
+            file = source.extractfile(member) if member.isfile() else None
+            if file is not None:
+                members[name] = str(len(members))
+                with target.open(zipfile.ZipInfo(members[name]), "w", force_zip64=True) as copy:
+                    shutil.copyfileobj(file, copy, 2**20)
+            elif member.islnk():
+                links[name] = member.linkname.removeprefix("./")
+            elif member.issym():
+                links[name] = os.path.normpath(PurePosixPath(name).parent / member.linkname)
+            elif member.isdir():
+                folders.add(name)
+            else:
+                skipped[name] = "not a file"
+    for name, linked in links.items():
+        for _ in links:  # a link may lead to a link
+            linked = links.get(linked, linked)  # noqa: PLW2901 - followed step by step
+        if linked in members:
+            members[name] = members[linked]
+        else:
+            skipped[name] = "a link that leads nowhere"
+    known = {str(above) for name in members for above in PurePosixPath(name).parents}
+    encoding = encoding_of(b"\n".join(name.encode(errors="surrogateescape") for name in members))
+
+    def decoded(name: str) -> str:
+        return name.encode(errors="surrogateescape").decode(encoding, "replace")
+
+    return (
+        {decoded(name): member for name, member in members.items()},
+        {decoded(name): why for name, why in skipped.items()},
+        {decoded(name) for name in folders - known},
+    )
 
 
-def walk(folder: Path) -> tuple[dict[str, Path], dict[str, str], set[str]]:
-    """Return the files under a folder by their paths in it, why others are skipped, and the empty
-    folders.
-
-    Links to folders are followed, but never in a circle.
-
-    Raises:
-        InputError: a name is not UTF-8.
-    """
-    files: dict[str, Path] = {}
+def _walk(folder: Path) -> Files:
+    """Return the files under a folder. Links to folders are followed, but never in a circle."""
+    names: set[str] = set()
     skipped: dict[str, str] = {}
     empty: set[str] = set()
 
@@ -133,66 +160,46 @@ def walk(folder: Path) -> tuple[dict[str, Path], dict[str, str], set[str]]:
             try:
                 name.encode()
             except UnicodeEncodeError as error:
-                raise InputError(
-                    f"{folder}: the name {path.name!r} is not UTF-8; rename it"
-                ) from error
+                raise InputError(f"the name {path.name!r} is not UTF-8; rename it") from error
             try:
-                kind = entry.stat().st_mode
+                found = entry.stat()
+            except PermissionError:
+                raise
             except OSError:
                 skipped[name] = "a link that leads nowhere"
                 continue
             real = os.path.realpath(path)
-            if stat.S_ISDIR(kind) and real not in above:
+            if stat.S_ISDIR(found.st_mode) and real not in above:
                 enter(path, above | {real})
-            elif stat.S_ISREG(kind):
-                files[name] = path
-            else:
+            elif not stat.S_ISREG(found.st_mode):
                 skipped[name] = "not a file"
+            elif found.st_size > MAX_MEMBER_BYTES:
+                skipped[name] = f"larger than {MAX_MEMBER_BYTES:,} bytes"
+            else:
+                names.add(name)
 
     enter(folder, frozenset((os.path.realpath(folder),)))
-    return files, skipped, empty
+    return Files(names, lambda name: (folder / name).read_bytes(), empty, skipped)
 
 
-def look_into(folder: Path) -> tuple[Pictures, dict[str, Path]]:
-    """Return the pictures of a folder, and all its files by their paths in it.
-
-    Raises:
-        InputError: it is without images, its layout is not clear, or a name is not UTF-8.
-    """
-    files, skipped, empty = walk(folder)
-
-    def read(name: str) -> bytes:
-        return files[name].read_bytes()
-
-    try:
-        found = layout.recognise(files, read, empty)
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from error
-    return Pictures(found._replace(skipped=skipped | found.skipped), read), files
-
-
-def pack(members: dict[str, Path], out: Path) -> None:
+def pack(files: Files, names: Collection[str], out: Path) -> None:
     """Write files into a zip, stored as they are: photographs do not compress.
 
     Args:
-        members: the files by their names in the zip.
+        files: from `opened`.
+        names: of the files.
         out: the zip.
     """
     with zipfile.ZipFile(out, "w") as packed:
-        for name, file in progress(members.items(), "pack", len(members)):
-            with file.open("rb") as source:
-                _add(packed, name, source)
-
-
-def _add(packed: zipfile.ZipFile, name: str, source: IO[bytes]) -> None:
-    with packed.open(zipfile.ZipInfo(name), "w", force_zip64=True) as target:
-        shutil.copyfileobj(source, target, 2**20)
+        for name in progress(names, "pack", len(names)):
+            packed.writestr(zipfile.ZipInfo(name), files.read(name))
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Return the files of a zip by their names, decoded; refuse what no honest archive has."""
     infos = [info for info in archive.infolist() if not info.is_dir()]
-    encoding = _encoding(infos)
+    unknown = [info.filename for info in infos if not info.flag_bits & 0x800]
+    encoding = encoding_of("\n".join(unknown).encode("cp437"))
     windows = infos and not any("/" in info.orig_filename for info in infos)
     members: dict[str, zipfile.ZipInfo] = {}
     total = 0
@@ -231,20 +238,8 @@ def _checked(name: str, size: int, limit: int = MAX_MEMBER_BYTES) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise InputError(f"member {name!r} points outside the archive; use another archive")
-    if size > limit and (path.suffix.lower() in layout.SUFFIXES or path.suffix == ".zip"):
+    if size > limit and path.suffix.lower() in layout.SUFFIXES | {".csv", ".zip"}:
         raise InputError(
             f"member {name!r} unpacks to {size:,} bytes, like a zip bomb; use another archive"
         )
     return name
-
-
-def _encoding(infos: list[zipfile.ZipInfo]) -> str:
-    """Return the encoding of the names that a zip does not say to be UTF-8."""
-    unknown = [info.filename for info in infos if not info.flag_bits & 0x800]
-    raw = "\n".join(unknown).encode("cp437")
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        best = from_bytes(raw, cp_isolation=ENCODINGS).best()
-        return best.encoding if best else "cp437"
-    return "utf-8"  # as macOS packs, without saying so

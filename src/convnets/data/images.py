@@ -141,41 +141,61 @@ def decode(content: bytes, size: int) -> NDArray[np.uint8]:
     name = _recognised(content)
     try:
         with warnings.catch_warnings(action="ignore"):
-            rgb = _upright(_opened(content, name, size))
+            rgb = _upright(_opened(content, name), size)
             square = rgb.resize((size, size), Image.Resampling.BILINEAR)
     except ImageError:
         raise
     except Exception as error:  # a decoder raises any kind for damaged bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name} cannot be decoded: {console.printable(reason)[:200]}") from error
+        raise ImageError(f"{name} cannot be decoded: {_told(error)}") from error
     return np.asarray(square, dtype=np.uint8)
+
+
+def header(content: bytes) -> tuple[str, tuple[int, int]]:
+    """Return an image's format and its width and height, without decoding it.
+
+    Raises:
+        ImageError: it is damaged there, in another format, or too large.
+    """
+    name = _recognised(content)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return name, _opened(content, name).size
+    except ImageError:
+        raise
+    except Exception as error:  # a decoder raises any kind for damaged bytes
+        raise ImageError(f"{name} cannot be decoded: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    return console.printable(" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _recognised(content: bytes) -> str:
     for name, (start, *_) in FORMATS.items():
         if re.match(start, content, re.DOTALL):
             return name
+    if not content:
+        raise ImageError("an empty file")
     *most, last = FORMATS
     raise ImageError(f"not a {', '.join(most)} or {last}")
 
 
-def _opened(content: bytes, name: str, size: int) -> ImageFile.ImageFile:
+def _opened(content: bytes, name: str) -> ImageFile.ImageFile:
     _, decoder, per_pixel = FORMATS[name]
     image = decoder(io.BytesIO(content))
     pixels, largest = image.width * image.height, MEMORY // per_pixel
     if pixels > largest:
         raise ImageError(
-            f"{pixels / 1e6:,.1f} megapixels, {name} is decoded up to {largest / 1e6:.1f}; "
-            "make it smaller"
+            f"too large: {pixels / 1e6:,.1f} megapixels, {name} is decoded up to "
+            f"{largest / 1e6:.1f}; make it smaller"
         )
-    if name == "JPEG":
-        # It can be decoded directly at 1/2, 1/4 or 1/8 of its size, which saves time and memory.
-        image.draft("RGB", (2 * size, 2 * size))
     return image
 
 
-def _upright(image: ImageFile.ImageFile) -> Image.Image:
+def _upright(image: ImageFile.ImageFile, size: int) -> Image.Image:
     """Load an image, and return it in RGB, turned as its EXIF says."""
+    # A JPEG can be decoded directly at 1/2, 1/4 or 1/8 of its size: that saves time and memory.
+    image.draft("RGB", (2 * size, 2 * size))
     upper = ";16" in str(image.tile)  # of 16-bit colours, Pillow keeps the upper bytes
     image.load()
     turn = _turn(image)  # only now: a TIFF is turned while it is loaded

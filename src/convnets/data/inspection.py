@@ -1,87 +1,89 @@
 """What would be used of a folder or an archive, before anything is changed or trained."""
 
 import hashlib
-import io
 import json
 import re
 import shlex
 import statistics
-import tarfile
-import tempfile
 from collections import Counter, defaultdict
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
 from convnets.base import params
 from convnets.base.console import printable, progress
-from convnets.data import archive, layout
-from convnets.data.archive import Pictures
-from convnets.data.layout import Layout
+from convnets.data import archive, images, layout, web
+from convnets.data.layout import Files, Layout
+from convnets.data.overview import EXAMPLES, by_reason
 from convnets.data.subset import SPLITS, choose, gaps
 
-EXAMPLES = 3
 
+def inspect(given: str, wanted: str = "auto", labels: Path | None = None) -> dict[str, Any]:
+    """Look at a folder, an archive or the archive at a web address; change nothing.
 
-def inspect(path: Path) -> dict[str, Any]:
-    """Look at a folder, a zip or a tar archive; return what there is, as JSON would have it.
+    Args:
+        given: the path or the address. What is downloaded is not kept.
+        wanted: a layout, or `auto`; see `layout.recognise`.
+        labels: a table, or None.
+
+    Returns:
+        What there is, as JSON would have it.
 
     Raises:
         InputError: it cannot be used; the message says why.
     """
     with ExitStack() as stack:
-        source = "archive"
-        if path.is_dir():
-            source = "folder"
-            pictures, _ = archive.look_into(path)
+        path, settings = Path(given).expanduser(), {}
+        if re.match("https?://", given, re.IGNORECASE):
+            folder = stack.enter_context(TemporaryDirectory())
+            path, sha256 = web.download(given, Path(folder), None, beside_output=True)
+            settings = {"data.source": "url", "data.path": given, "data.sha256": sha256}
         else:
-            if path.is_file() and tarfile.is_tarfile(path):
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                archive.repack(path, folder / "repacked.zip")
-                pictures = stack.enter_context(archive.open_images(folder / "repacked.zip"))
-            else:
-                pictures = stack.enter_context(archive.open_images(path))
-        found = pictures.layout
-        seen = _look(pictures)
-    amounts = _amounts(found)
-    subset = params.Subset(**amounts, max_rejected=0.01)
-    chosen = choose(found.images, subset, seed=0)
-    reasons = Counter(found.skipped.values())
+            source = "folder" if path.is_dir() else "archive"
+            settings = {"data.source": source, "data.path": str(path.absolute())}
+        if wanted != "auto":
+            settings["data.layout"] = wanted
+        if labels is not None:
+            settings["data.labels"] = str(labels.absolute())
+        files = stack.enter_context(archive.opened(path))
+        found = layout.recognise(files, wanted, labels)
+        seen = _look(files, found)
+        amounts = _amounts(found)
+        subset = params.Subset(**amounts, max_rejected=0.01)
+        chosen = choose(found.images, subset, seed=0)
+    settings |= {f"subset.{split}": amount for split, amount in amounts.items()}
+    settings |= {"image_size": "180", "backbone.weights": "imagenet"}
     return {
-        "path": str(path),
+        "path": given,
         "layout": found.name,
         "images": len(found.images),
         "classes": _counts(found),
         "missing_numbers": gaps(found.images),
         **seen,
-        "skipped": {
-            why: {"files": count, "examples": _first(found.skipped, why)}
-            for why, count in reasons.items()
-        },
+        "skipped": by_reason(found.skipped),
         "would_use": {split: len(images) for split, images in chosen.items()},
-        "command": command(path, source, amounts),
+        "command": command(settings),
     }
 
 
-def _look(pictures: Pictures) -> dict[str, Any]:
+def _look(files: Files, found: Layout) -> dict[str, Any]:
     """Read each picture once: its format, its size, and whether another has the same bytes."""
     formats: Counter[str] = Counter()
     sizes: list[tuple[int, int]] = []
     unreadable: dict[str, str] = {}
     alike: dict[bytes, list[layout.Image]] = defaultdict(list)
-    images = pictures.layout.images
-    for image in progress(images, "look", len(images), beside_output=True):
-        content = pictures.read(image.member)
-        alike[hashlib.blake2b(content, digest_size=16).digest()].append(image)
+    for image in progress(found.images, "look", len(found.images), beside_output=True):
         try:
-            with Image.open(io.BytesIO(content)) as opened:
-                formats[str(opened.format)] += 1
-                sizes.append(opened.size)
-        except Exception as error:  # whatever Pillow raises for damaged bytes
-            unreadable[image.member] = " ".join(str(error).split())[:100]
+            content = files.read(image.member)
+            alike[hashlib.sha256(content).digest()].append(image)
+            name, size = images.header(content)
+            formats[name] += 1
+            sizes.append(size)
+        except (images.ImageError, OSError) as error:
+            unreadable[image.member] = str(error)
     twice = [group for group in alike.values() if len(group) > 1]
     apart = [group for group in twice if len({image.label for image in group}) > 1]
     areas = [width * height / 1e6 for width, height in sizes]
@@ -114,29 +116,33 @@ def _counts(found: Layout) -> dict[str, dict[str, int]]:
 def _amounts(found: Layout) -> dict[str, Any]:
     """Return the subset that uses all images: shares, or all of each split that is given."""
     given = {image.split for image in found.images}
-    shares = {split: "rest" if split in given else 0.15 for split in SPLITS}
+    fewest = min(Counter(image.label for image in found.images).values())
+    drawn = 0.15 if fewest >= 4 else 1  # of three, a share would be none
+    shares = {split: "rest" if split in given else drawn for split in SPLITS}
     return shares | {"train": "rest"}
 
 
-def _first(skipped: dict[str, str], why: str) -> list[str]:
-    return [path for path, reason in skipped.items() if reason == why][:EXAMPLES]
-
-
-def command(path: Path, source: str, amounts: dict[str, Any]) -> str:
-    """Return the command that uses a folder or an archive, for a shell to read.
+def command(settings: dict[str, Any]) -> str:
+    """Return the command that runs with these settings, for a shell to read.
 
     DVC reads the value of `-S` as Hydra does: in quotes, any character stands for itself, and
     `2024` is a name.
     """
+    quoted = [
+        f"{key}={_quoted(str(value)) if key.startswith('data.') else value}"
+        for key, value in settings.items()
+    ]
+    return "dvc exp run " + " ".join(f"-S {shlex.quote(setting)}" for setting in quoted)
+
+
+def _quoted(value: str) -> str:
+    """Return a value in Hydra's quotes, if it is not a plain word."""
+    if value.isidentifier():
+        return value
     # A backslash counts only before a quote, or before `${`, which would ask for another value.
-    plain = str(path.absolute())
-    name = re.sub(r'(\\*)"', r'\1\1\\"', plain)
-    name += "\\" * (len(plain) - len(plain.rstrip("\\")))
-    name = name.replace("${", r"\${")
-    settings = [f"data.source={source}", f'data.path="{name}"']
-    settings += [f"subset.{split}={amount}" for split, amount in amounts.items()]
-    settings += ["image_size=180", "backbone.weights=imagenet"]
-    return "dvc exp run " + " ".join(f"-S {shlex.quote(setting)}" for setting in settings)
+    name = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    name += "\\" * (len(value) - len(value.rstrip("\\")))
+    return '"' + re.sub(r"(\\*)\$\{", r"\1\1\\${", name) + '"'
 
 
 def show(seen: dict[str, Any], form: str) -> str:

@@ -1,5 +1,6 @@
 """NumPy files, streamed to disk and read through memory maps."""
 
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,3 +96,27 @@ def read(path: str | Path) -> NDArray[Any]:
     """Memory-map a `.npy` file, read-only; pickled objects are rejected."""
     array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
+
+
+def give_back(array: NDArray[Any]) -> None:
+    """Let the system have the pages of a memory-mapped array, which count as this process's memory.
+
+    It keeps them cached while it has room, so to read them again is cheap.
+
+    Args:
+        array: from `read`, or a view of such an array. Of any other, nothing is given back.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def leave_out(path: Path, rows: set[int]) -> None:
+    """Write a `.npy` file again without some of its rows."""
+    array = read(path)
+    with writer(path, array.shape[1:], array.dtype) as out:
+        for row in range(len(array)):
+            if row not in rows:
+                out.append(array[row : row + 1])

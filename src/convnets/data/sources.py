@@ -5,12 +5,12 @@ import io
 import os
 import shutil
 import sys
-import tarfile
-from pathlib import Path, PurePosixPath
+import zipfile
+from pathlib import Path
 
-from convnets.base import params
+from convnets.base import files, params
 from convnets.base.console import InputError, progress, say
-from convnets.data import archive, layout, sample
+from convnets.data import archive, layout, sample, web
 from convnets.data.layout import Layout
 from convnets.data.subset import choose
 
@@ -20,16 +20,18 @@ COMPETITION = "dogs-vs-cats"
 def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layout:
     """Write the images as one zip, from where the params say; return how they are laid out.
 
+    An archive is copied as it is. Of a folder or a tar archive, only the images that the subset
+    takes are packed, with their paths kept.
+
     Args:
-        how: the source, and its path if it has one.
+        how: the source, and how it is laid out.
         subset: how many images of each class are needed.
-        seed: of the drawn sample, and of the choice among a folder's images.
-        out: the zip.
+        seed: of the drawn sample, and of the choice among the images.
+        out: the zip. A download is kept in its folder.
 
     Raises:
         InputError: the source cannot be used.
     """
-    path = Path(how.path or "").expanduser()
     match how.source:
         case "sample":
             amounts = (subset.train, subset.validation, subset.test)
@@ -37,14 +39,25 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
             if len(counts) < len(amounts):
                 raise InputError("subset: the drawn sample takes numbers, not shares or rest")
             write_sample(out, sum(counts), seed)
-        case "archive":
-            copy_archive(path, out)
-        case "folder":
-            return pack_folder(path, subset, seed, out)
+            path = out
         case "kaggle":
-            download_from_kaggle(out)
-    with archive.open_images(out) as pictures:
-        return pictures.layout
+            path = download_from_kaggle(out.parent)
+        case "url":
+            path, sha256 = web.download(how.path or "", out.parent, how.sha256)
+            if how.sha256 is None:
+                say(f"{path}: to get this file and no other, set data.sha256 to {sha256}")
+        case _:
+            path = files.given(how.path or "")
+    labels = files.given(how.labels) if how.labels else None
+    with archive.opened(path) as opened:
+        found = layout.recognise(opened, how.layout, labels)
+        if not zipfile.is_zipfile(path):
+            chosen = choose(found.images, subset, seed)
+            names = [image.member for images in chosen.values() for image in images]
+            archive.pack(opened, sorted(names), out)
+        elif path != out:
+            _copy(path, out, link=path.parent == out.parent)
+    return found
 
 
 def write_sample(out: Path, count: int, seed: int) -> None:
@@ -53,66 +66,35 @@ def write_sample(out: Path, count: int, seed: int) -> None:
         pass
 
 
-def copy_archive(path: Path, out: Path) -> None:
-    """Copy a local archive, checked: a zip, or a tar archive of any compression as a zip.
-
-    Raises:
-        InputError: it is not an archive, or not of images that we can use.
-    """
-    if path.is_file() and tarfile.is_tarfile(path):
-        archive.repack(path, out)
-        return
-    with archive.open_images(path):
-        pass
+def _copy(path: Path, out: Path, link: bool) -> None:
+    if link:
+        try:
+            os.link(path, out)
+            return
+        except OSError:  # a file system without hard links
+            pass
     shutil.copyfile(path, out)
 
 
-def pack_folder(path: Path, subset: params.Subset, seed: int, out: Path) -> Layout:
-    """Pack those of a folder's images that the subset takes, with their paths kept.
-
-    Args:
-        path: the folder; `layout.recognise` says how it may be laid out.
-        subset: how many images of each class are needed.
-        seed: of the choice.
-        out: the zip.
-
-    Raises:
-        InputError: there is no such folder, it holds no class with images or one without, or a
-            name that is not UTF-8.
-    """
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder; correct data.path")
-    (found, _), files = archive.look_into(path)
-    try:
-        chosen = choose(found.images, subset, seed)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    used = [image.member for images in chosen.values() for image in images]
-    if found.name == "table":
-        used += [name for name in files if PurePosixPath(name).name.lower() in layout.TABLES]
-    archive.pack({name: files[name] for name in sorted(used)}, out)
-    return found
-
-
-def download_from_kaggle(out: Path) -> None:
+def download_from_kaggle(folder: Path) -> Path:
     """Download the competition's archive with the official client and the user's own token.
 
     An interrupted download resumes, also in a later run, if Kaggle's file is unchanged. The
-    complete file stays beside `out`, so a run with other params downloads nothing.
+    complete file stays in the folder, so a run with other params downloads nothing.
 
     Raises:
         InputError: the token is missing or refused, the rules are not accepted, the connection
             failed, or the file is not an archive of images.
     """
     name = f"{COMPETITION}.zip"
-    kept, unfinished = out.with_name(name), out.with_name("kaggle")
+    kept, unfinished = folder / name, folder / "kaggle"
     if not kept.exists():
         say(f"{name}: downloading from Kaggle")
         _ask_kaggle(unfinished)
         try:
             (file,) = unfinished.glob(f"{COMPETITION}.*")
-            with archive.open_images(file) as pictures:
-                say(f"{name}: {len(pictures.layout.images):,} labelled images")
+            with archive.opened(file) as opened:
+                say(f"{name}: {len(layout.recognise(opened).images):,} labelled images")
         except (InputError, ValueError) as error:
             shutil.rmtree(unfinished)
             raise InputError(
@@ -120,10 +102,7 @@ def download_from_kaggle(out: Path) -> None:
             ) from error
         file.replace(kept)
         shutil.rmtree(unfinished)
-    try:
-        os.link(kept, out)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(kept, out)
+    return kept
 
 
 def _ask_kaggle(folder: Path) -> None:

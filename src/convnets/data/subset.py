@@ -1,16 +1,12 @@
-"""The book's small subset: choose the images of each split, and decode them once into arrays."""
+"""The book's small subset: choose the images of each split."""
 
 import hashlib
-from collections import Counter
-from itertools import product
-from pathlib import Path
-from typing import Any
+import math
+import re
+from collections import Counter, defaultdict
 
-import pandas as pd
-
-from convnets.base import files, params
-from convnets.base.console import InputError, progress
-from convnets.data import archive, images, npy
+from convnets.base import params
+from convnets.base.console import InputError
 from convnets.data.layout import Image
 
 SPLITS = ("train", "validation", "test")
@@ -21,42 +17,100 @@ def choose(found: list[Image], how: params.Subset, seed: int) -> dict[str, list[
 
     A split that the folders give is kept, and a missing one is drawn from the training images.
     Numbers in the names give the order: train is [0, n), validation follows, then test. Elsewhere
-    each class is put in an order that depends on the seed and the names alone.
+    each class is put in an order that depends on the seed and the names alone. So a new image moves
+    at most one other of its class across each boundary.
+
+    The images of a group stand together in the order. Then the whole group goes where most of its
+    images would go, so each number is met up to half a group at each boundary.
 
     Args:
         found: the archive's images.
-        how: images per class of each split, in the order in which they are taken.
+        how: images per class of each split, in the order in which they are taken, and the groups.
         seed: of the order, where there are no numbers.
 
     Returns:
         For each split its images, class by class.
 
     Raises:
-        InputError: fewer than two classes, or too few images of one.
+        InputError: fewer than two classes, too few images of one, or a group in two given splits.
     """
     by_class: dict[str, list[Image]] = {}
     for image in found:
         by_class.setdefault(image.label, []).append(image)
     if len(by_class) < 2:
         raise InputError(f"only one class of images, {next(iter(by_class))!r}; at least 2 needed")
+    group = {image.member: group_of(image, how.group) or image.member for image in found}
     given = {image.split for image in found if image.split} - {"train"}
-    chosen: dict[str, list[Image]] = {split: [] for split in SPLITS}
-    for label in sorted(by_class):
-        ordered = _ordered(by_class[label], seed)
+    place: dict[str, str] = {}
+    ordered = {label: _ordered(by_class[label], group, seed) for label in sorted(by_class)}
+    for label, of_class in ordered.items():
         # What is in no given split is to learn from, and to draw the missing splits from.
-        pools = {split: [image for image in ordered if image.split == split] for split in given}
-        pools["train"] = [image for image in ordered if image.split not in given]
+        pools = {split: [image for image in of_class if image.split == split] for split in given}
+        pools["train"] = [image for image in of_class if image.split not in given]
         for split, taken in _taken(pools, how, label).items():
-            chosen[split] += taken
+            place |= dict.fromkeys((image.member for image in taken), split)
+    if how.group is not None:
+        place = _together(found, group, place, given)
+    chosen = {
+        split: [
+            i for of_class in ordered.values() for i in of_class if place.get(i.member) == split
+        ]
+        for split in SPLITS
+    }
+    for split, members in chosen.items():
+        for label in ordered.keys() - {image.label for image in members}:
+            raise InputError(
+                f"class {label!r} has no group of its own for {split}; correct subset.group or add "
+                "images"
+            )
     return chosen
+
+
+def group_of(image: Image, pattern: str | None) -> str | None:
+    """Return what the pattern finds in an image's path, or what its parentheses find there."""
+    match = re.search(pattern, image.member) if pattern is not None else None
+    return match and ("/".join(part or "" for part in match.groups()) or match[0])
+
+
+def _together(
+    found: list[Image], group: dict[str, str], place: dict[str, str], given: set[str]
+) -> dict[str, str]:
+    """Return the place of each image: the one that most of its group have, or none."""
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    kept: dict[str, Image] = {}
+    for image in found:
+        name = group[image.member]
+        first = kept.setdefault(name, image)
+        if (first.split in given or image.split in given) and first.split != image.split:
+            raise InputError(
+                f"the group {name!r} is in two given splits, {first.member!r} and "
+                f"{image.member!r}; move one or correct subset.group"
+            )
+        votes[name][place.get(image.member, "")] += 1
+    if max(votes.values(), key=Counter.total).total() == 1:
+        raise InputError(
+            "no two images are in one group; correct subset.group, a pattern that finds the "
+            f"group's name in a path such as {found[0].member!r}"
+        )
+    preferred = [*SPLITS, ""]
+    won = {
+        name: min(of_group, key=lambda split: (-of_group[split], preferred.index(split)))
+        for name, of_group in votes.items()
+    }
+    return {member: won[name] for member, name in group.items()}
 
 
 def _taken(pools: dict[str, list[Image]], how: params.Subset, label: str) -> dict[str, list[Image]]:
     """Take the images of one class from the pool of each split, or from the training images."""
-    wanted = {split: getattr(how, split) for split in SPLITS}
     taken: dict[str, list[Image]] = {}
     for name, pool in pools.items():
         splits = [split for split in SPLITS if (split if split in pools else "train") == name]
+        wanted = {split: getattr(how, split) for split in splits}
+        if name != "train":  # a share is of what is drawn: of a given split, it takes all
+            wanted = {s: "rest" if isinstance(w, float) else w for s, w in wanted.items()}
+        shares = [wanted[s] for s in splits if isinstance(wanted[s], float)]
+        if len(shares) == len(splits) and math.isclose(sum(shares), 1):
+            wanted |= {splits[-1]: "rest"}  # each would be rounded
         counts = {s: _count(wanted[s], len(pool)) for s in splits if wanted[s] != "rest"}
         if len(splits) - len(counts) > 1:
             raise InputError(f"subset: only one of {', '.join(splits)} can be rest here")
@@ -96,74 +150,17 @@ def gaps(found: list[Image]) -> dict[str, int]:
     return {label: count for label, count in missing.items() if count}
 
 
-def _ordered(candidates: list[Image], seed: int) -> list[Image]:
-    """Return the images of one class in the order in which splits take them."""
+def _ordered(candidates: list[Image], group: dict[str, str], seed: int) -> list[Image]:
+    """Return the images of one class in the order in which splits take them, group by group."""
     numbers = {image.number for image in candidates}
     if None not in numbers and len(numbers) == len(candidates):
-        return sorted(candidates, key=lambda image: image.number or 0)
-    return sorted(
-        candidates, key=lambda image: hashlib.sha256(f"{seed}/{image.member}".encode()).digest()
-    )
+        first: dict[str, int] = {}
+        for image in candidates:
+            name, number = group[image.member], image.number or 0
+            first[name] = min(number, first.get(name, number))
+        return sorted(candidates, key=lambda i: (first[group[i.member]], i.number or 0))
 
+    def drawn(text: str) -> bytes:
+        return hashlib.sha256(f"{seed}/{text}".encode()).digest()
 
-def write(source: Path, folder: Path, how: params.Subset, size: int, seed: int) -> dict[str, Any]:
-    """Decode the chosen images into `<split>.npy`, with one row per image in `<split>.csv`.
-
-    The arrays are (n, size, size, 3) uint8, streamed to disk. The tables' columns are `file`,
-    `class` and `label`, which is the index of the class in alphabetical order.
-
-    Args:
-        source: an archive of images.
-        folder: the folder to write, atomically.
-        how: images per class for each split, and the accepted share of unreadable images.
-        size: side of the decoded images, in pixels.
-        seed: seed of the splits in a `<class>/` layout.
-
-    Returns:
-        The number of images by split and class, and the unreadable images with their reasons.
-
-    Raises:
-        InputError: the archive is unusable, too many images are unreadable, or a class has no
-            readable image.
-    """
-    rejected: dict[str, str] = {}
-    summary: dict[str, Any] = {}
-    with archive.open_images(source) as pictures, files.atomic(folder) as part:
-        found = pictures.layout.images
-        try:
-            chosen = choose(found, how, seed)
-        except InputError as error:
-            raise InputError(f"{source}: {error}") from error
-        labels = {name: label for label, name in enumerate(sorted({i.label for i in found}))}
-        for split, members in chosen.items():
-            rows = []
-            with npy.writer(part / f"{split}.npy", (size, size, 3), "uint8") as out:
-                for image in progress(members, f"decode {split}", len(members)):
-                    try:
-                        pixels = images.decode(pictures.read(image.member), size)
-                    except (images.ImageError, *archive.DAMAGE) as error:
-                        rejected[image.member] = str(error)
-                        continue
-                    out.append(pixels[None])
-                    rows.append((image.member, image.label, labels[image.label]))
-            table = pd.DataFrame(rows, columns=["file", "class", "label"])
-            table.to_csv(part / f"{split}.csv", index=False)
-            summary[split] = dict(Counter(table["class"]))
-        total = sum(map(len, chosen.values()))
-        if len(rejected) > how.max_rejected * total:
-            name, reason = next(iter(rejected.items()))
-            raise InputError(
-                f"{source}: {len(rejected)} of {total} images are unreadable, the first is "
-                f"{name!r} ({reason}); fix them or raise subset.max_rejected"
-            )
-        for split, label in product(chosen, labels):
-            if label not in summary[split]:
-                raise InputError(
-                    f"{source}: no image of class {label!r} for {split} is readable; fix them"
-                )
-    return {
-        **summary,
-        "missing_numbers": gaps(found),
-        "rejected": len(rejected),
-        "rejected_files": rejected,
-    }
+    return sorted(candidates, key=lambda i: (drawn(group[i.member]), drawn(i.member)))

@@ -1,0 +1,214 @@
+"""Decode the chosen images once into arrays, and tell what was left out."""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from convnets.base import cluster, files, params
+from convnets.base.console import InputError, progress
+from convnets.data import archive, duplicates, images, npy
+from convnets.data.duplicates import Print
+from convnets.data.images import ImageError
+from convnets.data.layout import Files, Image, Layout
+from convnets.data.subset import SPLITS, choose, gaps, group_of
+
+BATCH, BATCH_BYTES = 32, 2**24  # images that are decoded at a time, unless they are large
+Picture = tuple[NDArray[np.uint8], Print]  # the pixels, and what is compared
+SHOWN = 24  # pairs of duplicates whose pixels are kept for the page
+
+
+class Decoded(NamedTuple):
+    """An image in the arrays."""
+
+    image: Image
+    split: str
+    row: int
+    print: Print
+
+
+class Pair(NamedTuple):
+    """A copy and its original."""
+
+    copy: Decoded
+    original: Decoded
+    exact: bool  # the same bytes
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether they are in two classes."""
+        return self.copy.image.label != self.original.image.label
+
+    def told(self) -> dict[str, Any]:
+        """Return the pair as JSON would have it."""
+        both = (self.copy, self.original)
+        return {
+            "files": [each.image.member for each in both],
+            "classes": [each.image.label for each in both],
+            "splits": [each.split for each in both],
+            "exact": self.exact,
+        }
+
+
+class Written(NamedTuple):
+    """What is in the arrays, and what is not."""
+
+    summary: dict[str, Any]
+    # The first duplicates, contradictions first, with their (2, size, size, 3) pixels.
+    pairs: list[tuple[Pair, NDArray[np.uint8]]]
+
+
+def write(
+    source: Path, found: Layout, folder: Path, how: params.Subset, size: int, seed: int
+) -> Written:
+    """Decode the chosen images into `<split>.npy`, with one row per image in `<split>.csv`.
+
+    The arrays are (n, size, size, 3) uint8, streamed to disk. The tables' columns are `file`,
+    `class` and `label`, which is the index of the class in alphabetical order.
+
+    Args:
+        source: an archive of images.
+        found: its layout.
+        folder: the folder to write, atomically.
+        how: images per class for each split, what becomes of duplicates, and the accepted share of
+            unreadable images.
+        size: side of the decoded images, in pixels.
+        seed: seed of the choice.
+
+    Raises:
+        InputError: the archive is unusable, too many images are unreadable, or a class has no image
+            left.
+    """
+    with archive.opened(source) as opened, files.atomic(folder) as part:
+        chosen = choose(found.images, how, seed)
+        decoded, rejected = _decode(opened, chosen, part, size)
+        total = sum(map(len, chosen.values()))
+        if len(rejected) > how.max_rejected * total:
+            name, reason = next(iter(rejected.items()))
+            raise InputError(
+                f"{len(rejected)} of {total} images are unreadable, the first is {name!r} "
+                f"({reason}); fix them or raise subset.max_rejected"
+            )
+        pairs, dropped = _duplicates(decoded)
+        shown = [(pair, _pixels(part, pair)) for pair in pairs[:SHOWN]]
+        if how.duplicates == "report":
+            dropped = []
+        labels = sorted({image.label for image in found.images})
+        counts = {split: _table(part, split, decoded, dropped, labels) for split in SPLITS}
+    alone = sum(
+        group_of(image, how.group) is None for members in chosen.values() for image in members
+    )
+    summary = {
+        **counts,
+        "missing_numbers": gaps(found.images),
+        "without_group": alone if how.group else None,
+        "rejected": len(rejected),
+        "rejected_reasons": Counter(reason.partition(":")[0] for reason in rejected.values()),
+        "rejected_files": rejected,
+        "duplicates": len(pairs),
+        "duplicates_across_splits": sum(p.copy.split != p.original.split for p in pairs),
+        "duplicates_across_classes": sum(pair.contradicts for pair in pairs),
+        "duplicates_dropped": len(dropped),
+        "duplicate_files": [pair.told() for pair in pairs],
+    }
+    return Written(summary, shown)
+
+
+def _decode(
+    opened: Files, chosen: dict[str, list[Image]], folder: Path, size: int
+) -> tuple[list[Decoded], dict[str, str]]:
+    """Write the arrays; return what is in them, and why each of the other images is not."""
+    decoded: list[Decoded] = []
+    rejected: dict[str, str] = {}
+    decode = cluster.mapper(lambda: partial(_pictures, size))
+    for split, members in chosen.items():
+        pictures = chain.from_iterable(decode(_batches(opened, members)))
+        with npy.writer(folder / f"{split}.npy", (size, size, 3), "uint8") as out:
+            both = zip(members, pictures, strict=True)
+            for image, picture in progress(both, f"decode {split}", len(members)):
+                if isinstance(picture, ImageError):
+                    rejected[image.member] = str(picture)
+                    continue
+                pixels, found = picture
+                decoded.append(Decoded(image, split, out.rows, found))
+                out.append(pixels[None])
+    return decoded, rejected
+
+
+def _batches(opened: Files, members: list[Image]) -> Iterator[tuple[list[bytes | ImageError]]]:
+    """Read the files of images, a few at a time."""
+    batch: list[bytes | ImageError] = []
+    size = 0
+    for member in members:
+        try:
+            content = opened.read(member.member)
+            batch.append(content)
+            size += len(content)
+        except ImageError as error:
+            batch.append(error)
+        if len(batch) == BATCH or size >= BATCH_BYTES:
+            yield (batch,)
+            batch, size = [], 0
+    if batch:
+        yield (batch,)
+
+
+def _pictures(size: int, contents: list[bytes | ImageError]) -> list[Picture | ImageError]:
+    """Decode the files of images, each or why not."""
+    made: list[Picture | ImageError] = []
+    for content in contents:
+        try:
+            if isinstance(content, ImageError):
+                raise content
+            pixels = images.decode(content, size)
+            made.append((pixels, duplicates.of(content, pixels)))
+        except ImageError as error:
+            made.append(ImageError(*error.args))  # without its traceback, which holds the pixels
+    return made
+
+
+def _duplicates(decoded: list[Decoded]) -> tuple[list[Pair], list[Decoded]]:
+    """Return the duplicates, contradictions first, and what must go for none to be left.
+
+    Test images count as the originals: what is left out is to learn from.
+    """
+    order = sorted(decoded, key=lambda each: -SPLITS.index(each.split))
+    copies = duplicates.find([each.print for each in order])
+    pairs = [Pair(order[copy.place], order[copy.original], copy.exact) for copy in copies]
+    dropped = duplicates.to_drop(copies, [each.image.label for each in order])
+    pairs.sort(key=lambda pair: not pair.contradicts)
+    return pairs, [order[place] for place in sorted(dropped)]
+
+
+def _pixels(folder: Path, pair: Pair) -> NDArray[np.uint8]:
+    both = (pair.copy, pair.original)
+    return np.stack([npy.read(folder / f"{each.split}.npy")[each.row] for each in both])
+
+
+def _table(
+    folder: Path, split: str, decoded: list[Decoded], dropped: list[Decoded], labels: list[str]
+) -> dict[str, int]:
+    """Write a split's table without what is dropped; return its number of images by class."""
+    rows = {each.row for each in dropped if each.split == split}
+    if rows:
+        npy.leave_out(folder / f"{split}.npy", rows)
+    kept = [each.image for each in decoded if each.split == split and each.row not in rows]
+    table = pd.DataFrame(
+        [(image.member, image.label, labels.index(image.label)) for image in kept],
+        columns=["file", "class", "label"],
+    )
+    table.to_csv(folder / f"{split}.csv", index=False)
+    counts = dict(Counter(table["class"]))
+    for label in labels:
+        if label not in counts:
+            raise InputError(
+                f"no image of class {label!r} is left for {split}: all are unreadable or "
+                "duplicates; add others"
+            )
+    return counts

@@ -1,0 +1,300 @@
+"""Archives from a web server: a real one on loopback, which may misbehave."""
+
+import contextlib
+import hashlib
+import io
+import json
+import zipfile
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from convnets.base import console, params
+from convnets.base.console import InputError
+from convnets.data import inspection, sample, sources, subset, web
+from tests.commands import Clone, decoded, serving
+
+MEGABYTE = web.MEGABYTE
+
+
+class Server:
+    """What the server has, how it misbehaves, and what it was asked."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self.headers = {"ETag": '"one"'}
+        self.statuses: list[int] = []  # of the next answers; then 200 or 206
+        self.cuts: list[int] = []  # the number of bytes after which the next answers are cut
+        self.chunked = False  # without a length
+        self.ranged = True
+        self.ranges: list[str | None] = []  # as asked
+        self.address = ""
+
+
+def handler(has: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            has.ranges.append(asked := self.headers.get("Range"))
+            if has.statuses:
+                self.send_response(has.statuses.pop(0))
+                self.send_header("Location", f"{has.address}/elsewhere.zip")
+                self.send_header("Retry-After", "100000")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            start, size = 0, len(has.content)
+            if asked and has.ranged and self.headers.get("If-Range") == has.headers.get("ETag"):
+                start = int(asked.removeprefix("bytes=").rstrip("-"))
+            if start >= size:
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{size}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            body = has.content[start:]
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+            for name, value in has.headers.items():
+                self.send_header(name, value)
+            if not has.chunked:
+                self.send_header("Content-Length", str(len(body)))
+            else:
+                self.send_header("Connection", "close")
+            self.end_headers()
+            end = has.cuts.pop(0) if has.cuts else len(body)
+            with contextlib.suppress(ConnectionError):  # the client may stop early
+                self.wfile.write(body[:end])
+            self.close_connection = self.close_connection or end < len(body) or has.chunked
+
+    return Handler
+
+
+@pytest.fixture(scope="module")
+def archive_bytes(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("archive") / "archive.zip"
+    for _ in sample.write_archive(path, 400, 0):
+        pass
+    return path.read_bytes()
+
+
+@pytest.fixture
+def server(archive_bytes):
+    has = Server(archive_bytes)
+    with serving(handler(has)) as has.address:
+        yield has
+
+
+def test_the_file_comes_whole_once_and_with_progress(server, tmp_path, capsys):
+    address = f"{server.address}/data/my%20photos.zip?key=secret"
+    path, sha256 = web.download(address, tmp_path, server.sha256)
+    assert path.read_bytes() == server.content
+    assert sha256 == server.sha256
+    assert path.name.endswith("-my_photos.zip")
+    output = "".join(capsys.readouterr())
+    size = -(-len(server.content) // MEGABYTE)
+    assert f"download (MB): {size}/{size}" in output
+    assert "secret" not in output
+    assert web.download(address, tmp_path, None) == (path, sha256)
+    assert len(server.ranges) == 1  # the second time, nothing was asked
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_connection_that_breaks_goes_on_where_it_was(server, tmp_path, capsys):
+    server.cuts = [5 * MEGABYTE // 2, 100]
+    path, _ = web.download(f"{server.address}/x.zip", tmp_path, server.sha256)
+    assert path.read_bytes() == server.content
+    assert len(server.ranges) == 3
+    starts = [int(asked.removeprefix("bytes=").rstrip("-")) for asked in server.ranges[1:]]
+    assert starts[0] >= 2 * MEGABYTE
+    assert starts[1] == starts[0] + 100
+    assert "the connection broke; resuming" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["nothing", "the file", "no ranges", "no version"])
+def test_another_run_goes_on_unless_the_file_is_another(server, tmp_path, changed):
+    if changed == "no version":
+        server.headers = {}
+    server.cuts = [3 * MEGABYTE // 2] + [0] * 20
+    with pytest.raises(InputError, match=r"/x\.zip: the connection failed .*run again to resume"):
+        web.download(f"{server.address}/x.zip", tmp_path, server.sha256)
+    assert not list(tmp_path.glob("*.zip"))
+    server.cuts, server.ranges = [], []
+    if changed == "the file":
+        server.headers = {"ETag": '"two"'}
+        server.content = b"another " + server.content[:-8]
+        server.sha256 = hashlib.sha256(server.content).hexdigest()
+    server.ranged = changed != "no ranges"
+    path, _ = web.download(f"{server.address}/x.zip", tmp_path, server.sha256)
+    assert path.read_bytes() == server.content
+    assert list(tmp_path.iterdir()) == [path]
+    resumed = changed not in ("no version",)
+    assert (server.ranges[0] is not None) == resumed
+    assert len(server.ranges) == 1
+
+
+def test_a_complete_file_that_was_not_renamed_is_not_asked_for_again(server, tmp_path):
+    server.cuts = [len(server.content) - 1] + [0] * 20
+    with pytest.raises(InputError):
+        web.download(f"{server.address}/x.zip", tmp_path, None)
+    (unfinished,) = tmp_path.glob("*.unfinished")
+    unfinished.write_bytes(server.content)
+    server.cuts = []
+    path, _ = web.download(f"{server.address}/x.zip", tmp_path, server.sha256)
+    assert path.read_bytes() == server.content
+
+
+def test_an_answer_without_a_length(server, tmp_path, capsys):
+    server.chunked = True
+    path, _ = web.download(f"{server.address}/x.zip", tmp_path, server.sha256)
+    assert path.read_bytes() == server.content
+    # If it is cut, only the hash can tell.
+    path.unlink()
+    server.cuts = [MEGABYTE]
+    with pytest.raises(InputError, match=r"not data\.sha256; it is another file or was damaged"):
+        web.download(f"{server.address}/x.zip", tmp_path, server.sha256)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (401, "it needs a password"),
+        (403, "access is refused"),
+        (404, r"no such file; correct data\.path"),
+        (418, "the server failed; run again later"),
+    ],
+)
+def test_refusals_name_the_remedy(server, tmp_path, status, remedy):
+    server.statuses = [status]
+    with pytest.raises(InputError, match=rf"{remedy}.*\(status {status}\)$") as caught:
+        web.download(f"{server.address}/x.zip?key=secret", tmp_path, None)
+    assert "secret" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_busy_server_is_asked_again_and_a_redirect_is_followed(server, tmp_path):
+    server.statuses = [503, 302]
+    path, _ = web.download(f"{server.address}/x.zip", tmp_path, server.sha256)
+    assert path.read_bytes() == server.content
+
+
+def test_a_server_that_stays_busy_and_one_that_is_not_there(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda seconds: None)
+    server.statuses = [503] * 9
+    with pytest.raises(InputError, match=r"the server failed; run again later \(status 503\)"):
+        web.download(f"{server.address}/x.zip", tmp_path, None)
+    with pytest.raises(InputError, match="the connection failed"):
+        web.download("http://127.0.0.1:9/x.zip", tmp_path, None)
+
+
+def test_the_size_is_bounded(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(web, "MAX_BYTES", 2 * MEGABYTE)
+    with pytest.raises(InputError, match=r"GB are free; free some space"):
+        web.download(f"{server.address}/x.zip", tmp_path, None)
+    server.chunked = True
+    with pytest.raises(InputError, match="does not end"):
+        web.download(f"{server.address}/x.zip", tmp_path, None)
+    assert all(path.stat().st_size <= 2 * MEGABYTE for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("address", ["ftp://x/y.zip", "file:///etc/passwd", "https:///y.zip"])
+def test_other_addresses_are_refused(address, tmp_path):
+    with pytest.raises(InputError, match="not an http or https address"):
+        web.download(address, tmp_path, None)
+
+
+def test_no_password_is_taken_or_shown(tmp_path):
+    with pytest.raises(InputError, match=r"^http://x/y\.zip: has a password") as caught:
+        web.download("http://somebody:hunter2@x/y.zip?key=hunter3", tmp_path, None)
+    assert "hunter" not in str(caught.value)
+    assert console.public("https://a:b@h:1/p?q#f") == "https://h:1/p"
+
+
+def test_what_is_no_archive_is_one_line(server, tmp_path):
+    server.content = b"<html>sign in</html>"
+    how = params.Data(source="url", path=f"{server.address}/x.zip")
+    some = params.Subset(train=1, validation=1, test=1, max_rejected=0)
+    with pytest.raises(InputError, match=r"/x\.zip: sent no zip or tar file; correct data\.path"):
+        sources.write(how, some, 0, tmp_path / "out.zip")
+    assert list(tmp_path.iterdir()) == []  # so that the next run asks again
+    with pytest.raises(ValueError, match="needs source url"):
+        params.Data(source="archive", path=how.path)
+    with pytest.raises(ValueError, match="sha256 is of a url's file"):
+        params.Data(source="sample", path=None, sha256=64 * "0")
+
+
+def test_inspect_looks_at_an_address_and_keeps_nothing(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    seen = inspection.inspect(f"{server.address}/x.zip")
+    assert seen["classes"] == {"cat": {"all": 400}, "dog": {"all": 400}}
+    assert f"-S 'data.path=\"{server.address}/x.zip\"'" in seen["command"]
+    assert server.sha256 in seen["command"]
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
+    json.dumps(seen)
+
+
+def of_microsoft() -> bytes:
+    """An archive of the shape and with the faults of kagglecatsanddogs_5340.zip."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("readme[1].txt", "about")
+        target.writestr("MSR-LA - 3467.docx", b"PK")
+        for label in ("Cat", "Dog"):
+            target.writestr(f"PetImages/{label}/Thumbs.db", b"\xd0\xcf\x11\xe0")
+            for number in range(30):
+                kind = {3: "GIF", 5: "BMP", 7: "PNG"}.get(number, "JPEG")
+                picture, content = sample.draw(label.lower(), number, 0), io.BytesIO()
+                if number == 9:
+                    picture = picture.convert("L")
+                if number == 11:
+                    picture = picture.convert("CMYK")
+                picture.save(content, kind)
+                target.writestr(f"PetImages/{label}/{number}.jpg", content.getvalue())
+        target.writestr("PetImages/Cat/666.jpg", b"")
+        target.writestr("PetImages/Dog/11702.jpg", b"\0" * 5000)
+    return packed.getvalue()
+
+
+def test_microsoft_s_copy_with_its_faults(server, tmp_path):
+    """`presets/microsoft.yaml` on an archive of the same shape."""
+    server.content = of_microsoft()
+    how = params.Data(source="url", path=f"{server.address}/5340.zip")
+    book = params.Subset(train="rest", validation=0.2, test=0.2, max_rejected=0.05)
+    found = sources.write(how, book, 0, tmp_path / "images.zip")
+    assert found.name == "classes"
+    assert set(found.skipped.values()) == {"not an image", "hidden or a system's"}
+    summary = decoded(tmp_path / "images.zip", tmp_path / "out", book)
+    total = sum(sum(summary[split].values()) for split in subset.SPLITS)
+    assert (total, summary["rejected"]) == (60, 2)
+    assert summary["rejected_files"]["PetImages/Cat/666.jpg"] == "an empty file"
+
+
+@pytest.mark.pipeline
+def test_the_stage_downloads_resumes_and_records_no_secret(server, empty_clone: Clone):
+    address = f"{server.address}/x.zip?key=planted"
+    settings = ["data.source=url", f'data.path="{address}"', f"data.sha256={server.sha256}"]
+    flags = [word for setting in settings for word in ("-S", setting)]
+    sizes = [f"-Ssubset.{split}=20" for split in subset.SPLITS]
+    output = empty_clone.run("dvc", "exp", "run", *flags, *sizes, "subset")
+    assert "planted" not in output
+    summary = json.loads((empty_clone.folder / "metrics/subset.json").read_text())
+    assert summary["train"] == {"cat": 20, "dog": 20}
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{empty_clone.folder / 'mlflow.db'}")
+    runs = mlflow.search_runs(search_all_experiments=True)
+    (path,) = set(runs["params.data.path"].dropna())
+    assert path == f"{server.address}/x.zip"
+    # Other counts: nothing is downloaded again.
+    asked = len(server.ranges)
+    empty_clone.run("dvc", "exp", "run", "-S", "subset.train=21", "subset")
+    assert len(server.ranges) == asked
