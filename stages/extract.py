@@ -5,10 +5,9 @@ images. Both keep the output at the cut, where `fine_tune` begins, and at the to
 """
 
 import argparse
+from functools import partial
 
-import keras
-
-from convnets.base import console, params
+from convnets.base import cluster, console, params
 from convnets.data import npy
 from convnets.data.examples import IMAGES
 from convnets.models import backbone, precision
@@ -16,10 +15,12 @@ from convnets.tracking.run import Run, recorded
 from convnets.training import features
 from convnets.training.cached import FEATURES, MIRRORED, VIEWS
 
+mapper = partial(cluster.mapper, whole=True, files=[backbone.FILE])
 
-def images(p: params.Params, base: keras.Model, run: Run) -> None:
-    at_cut = features.extractor(p.backbone.name, *backbone.split(base, p.backbone.fine_tune_from))
-    whole = features.extractor(p.backbone.name, base)
+
+def images(p: params.Params, dtype_policy: str, run: Run) -> None:
+    at_cut = mapper(partial(features.prepare, dtype_policy, p.backbone.fine_tune_from))
+    whole = mapper(partial(features.prepare, dtype_policy))
     for split in ("train", "validation", "test"):
         source = IMAGES / f"{split}.npy"
         run.dataset(source, split)
@@ -35,12 +36,14 @@ def images(p: params.Params, base: keras.Model, run: Run) -> None:
     run.finish(FEATURES)
 
 
-def views(p: params.Params, base: keras.Model, run: Run) -> None:
+def views(p: params.Params, dtype_policy: str, run: Run) -> None:
     source = IMAGES / "train.npy"
     run.dataset(source, "train")
-    at_cut = features.extractor(p.backbone.name, *backbone.split(base, p.backbone.fine_tune_from))
+    fine_tune_from, count = p.backbone.fine_tune_from, p.views.count
+    how = (dtype_policy, fine_tune_from, count, p.augmentation, p.seed)
     outs = [run.unfinished / "cut.npy", run.unfinished / "top.npy"]
-    features.write_views(at_cut, npy.read(source), outs, p.views, p.augmentation, p.seed)
+    extract = mapper(partial(features.prepare_views, *how))
+    features.write_views(extract, npy.read(source), outs, p.views)
     run.finish(VIEWS)
 
 
@@ -53,9 +56,9 @@ def main() -> None:
     stage, p = parser.parse_args().stage, params.load()
     extract, out = STAGES[stage]
     with recorded(stage) as run:
-        precision.use(precision.policy(p.precision))
-        base = backbone.build(p.backbone.name, p.image_size, backbone.WEIGHTS)
-        extract(p, base, run)
+        dtype_policy = precision.policy(p.precision)
+        console.say(f"{stage}: computes on {precision.told(dtype_policy)}")
+        extract(p, dtype_policy, run)
     for file in sorted(out.glob("*.npy")):
         console.say(f"{file}: {npy.read(file).shape}, {file.stat().st_size / 1e9:.2f} GB")
 

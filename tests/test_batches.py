@@ -1,9 +1,12 @@
 """Invariants of augmentation, batches and streamed files."""
 
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -181,6 +184,37 @@ def test_a_failed_stream_leaves_the_earlier_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["x.npy"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks how much of mapped files is in memory")
+def test_of_a_mapped_file_only_a_batch_is_held(tmp_path):
+    """Where nothing is given back, all of the file is in memory at the end."""
+    path, size = tmp_path / "x.npy", 2**26
+    np.save(path, np.zeros((64, size // 64), "uint8"))
+    examples = Examples(npy.read(path), np.zeros(64, int), path)
+    mirrored = examples.inputs[:, ::-1]
+
+    def held(stream: Iterable[object]) -> int:
+        npy.give_back(mirrored)
+        before = psutil.Process().memory_info().shared
+        for _ in stream:
+            pass
+        return psutil.Process().memory_info().shared - before
+
+    def plain() -> Iterator[int]:
+        yield int(examples.inputs.sum())
+
+    assert held(plain()) > 0.9 * size
+    assert held(batches.in_order(examples, 4)) < 0.2 * size
+    assert held(batches.training(examples, 4, range(2), seed=0)) < 0.2 * size
+
+    def extract(items):
+        return ([pixels.sum(axis=1, dtype=np.float32)] for (pixels,) in items)
+
+    def written() -> Iterator[None]:
+        yield features.write(extract, mirrored, [tmp_path / "f.npy"], "extract")
+
+    assert held(written()) < 0.6 * size  # two batches
+
+
 def test_a_pickled_array_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"allow_pickle|object arrays|Python objects"):
@@ -188,13 +222,14 @@ def test_a_pickled_array_is_refused(tmp_path):
 
 
 def test_views_are_refused_before_they_fill_the_disk(tmp_path):
-    identity = keras.Sequential([keras.Input((31, 40, 3)), keras.layers.Flatten()])
-    extract = features.extractor("MobileNetV2", identity)
     out = [tmp_path / "v.npy"]
+
+    def extract(items):
+        return ([np.repeat(pixels, 4, 0).reshape(4 * len(pixels), -1)] for pixels, _ in items)
 
     def write(max_gigabytes: float) -> None:
         views = params.Views(count=4, max_gigabytes=max_gigabytes)
-        features.write_views(extract, IMAGES.astype("uint8"), out, views, BOOK, 0)
+        features.write_views(extract, IMAGES.astype("uint8"), out, views)
 
     with pytest.raises(InputError, match=r"lower views\.count"):
         write(1e-6)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.clusters import nodes
 from tests.commands import TOKEN, Clone, command, holding
 
 pytestmark = pytest.mark.pipeline
@@ -26,8 +27,8 @@ EPOCHS = 8
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Clone:
-    clone = Clone.of_commit(tmp_path_factory.mktemp("resume") / "convnets")
+def clone(module_path) -> Clone:
+    clone = Clone.of_commit(module_path / "convnets")
     path = clone.folder / "params.yaml"
     values = yaml.safe_load(path.read_text())
     values |= {"image_size": 78, "epochs": EPOCHS}
@@ -92,6 +93,20 @@ def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
     assert len(clone.runs()) == runs_before + 1
     if mark == "epoch":
         assert clone.steps(latest.run_id) == clone.steps(before.run_id) == EPOCHS
+
+
+def test_a_killed_driver_of_a_cluster_goes_on(clone, monkeypatch):
+    outs, mark = STAGES["extract_views"]
+    clone.run(*command("extract_views"))
+    here = contents(clone, outs)
+    with nodes(monkeypatch, 2):
+        process = start(clone, "extract_views")
+        assert next((line for line in process.stdout if line.startswith(mark)), None)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert "resuming after" in clone.run(*command("extract_views"))
+    assert contents(clone, outs) == here
+    assert not unfinished(clone, "extract_views")
 
 
 def test_a_kill_amid_the_writing_of_a_checkpoint_is_survived(clone):

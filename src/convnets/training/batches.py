@@ -8,8 +8,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from convnets.base.params import Augmentation
+from convnets.data import npy
 from convnets.data.examples import Examples
 from convnets.training.augmentation import augment
+
+AHEAD = 2  # batches that are made ready while the model computes
 
 
 def training(
@@ -25,7 +28,7 @@ def training(
     Every view counts the same.
 
     Args:
-        examples: memory-mapped; only one batch at a time is read.
+        examples: memory-mapped; only one batch at a time is read, and held.
         batch_size: the last batch of an epoch may be smaller.
         epochs: the epochs, counted from 0. Each is independent of the epochs before it.
         seed: seed of the order and the augmentation.
@@ -43,6 +46,7 @@ def training(
                 rows = chosen * examples.views + (chosen + epoch) % examples.views
                 stamp = np.array([seed, epoch * 2**32 + step], np.int64)
                 yield examples.inputs[rows], examples.labels[chosen], stamp
+                npy.give_back(examples.inputs)
 
     signature = (
         tf.TensorSpec((None, *examples.inputs.shape[1:]), examples.inputs.dtype),
@@ -55,9 +59,9 @@ def training(
     else:
         stream = stream.map(
             lambda inputs, labels, stamp: (augment(inputs, stamp, augmentation), labels),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=AHEAD,
         )
-    return stream.prefetch(tf.data.AUTOTUNE)
+    return stream.prefetch(AHEAD).with_options(_options())
 
 
 def in_order(examples: Examples, batch_size: int) -> tf.data.Dataset:
@@ -67,6 +71,7 @@ def in_order(examples: Examples, batch_size: int) -> tf.data.Dataset:
         for start in range(0, len(examples.labels), batch_size):
             rows = slice(start, start + batch_size)
             yield examples.inputs[rows], examples.labels[rows]
+            npy.give_back(examples.inputs)
 
     signature = (
         tf.TensorSpec((None, *examples.inputs.shape[1:]), examples.inputs.dtype),
@@ -74,7 +79,17 @@ def in_order(examples: Examples, batch_size: int) -> tf.data.Dataset:
     )
     stream = tf.data.Dataset.from_generator(generate, output_signature=signature)
     whole = tf.data.experimental.assert_cardinality(steps(examples, batch_size))
-    return stream.apply(whole).prefetch(tf.data.AUTOTUNE)
+    return stream.apply(whole).prefetch(AHEAD).with_options(_options())
+
+
+def _options() -> tf.data.Options:
+    """Return options without TensorFlow's tuning of a stream.
+
+    At the end of a training its thread sleeps on for up to a minute, and everything waits for it.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def steps(examples: Examples, batch_size: int) -> int:

@@ -7,10 +7,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from convnets.base.params import HeadTraining, Params, Views
+from convnets.base.params import HeadTraining, Views
 from convnets.data import examples, npy
 from convnets.data.examples import IMAGES, Examples
-from convnets.models.backbone import preprocess
 from convnets.models.saved import Identity, Record
 from convnets.tracking.run import Run
 from convnets.training.fit import Fitted, publish
@@ -58,22 +57,19 @@ def finish(
     frozen: keras.Model,
     suffixes: list[str],
     identity: Identity,
-    p: Params,
     run: Run,
 ) -> None:
     """Publish a part trained on the cache as a complete model, and log how far the two differ.
 
     Args:
         fitted: the trained part, which takes the frozen part's features.
-        frozen: the frozen part, which takes preprocessed images.
+        frozen: the frozen part, which takes pixels.
         suffixes: of the files with the features; with `MIRRORED`, the model sees both images.
         identity: the model's identity.
-        p: all params.
         run: the stage's run; the model is named after the stage.
     """
     top = fitted.model
-    name = p.backbone.name
-    model = end_to_end(name, p.image_size, frozen, top, run.stage, mirrored=MIRRORED in suffixes)
+    model = end_to_end(frozen, top, run.stage, mirrored=MIRRORED in suffixes)
     images = npy.read(IMAGES / "validation.npy")[:16]
     cached = [npy.read(FEATURES / f"validation{suffix}.npy")[:16] for suffix in suffixes]
     run.metrics({"cache_disagreement": disagreement(model, images, top, *cached)})
@@ -84,38 +80,31 @@ def finish(
         inputs=[(FEATURES / f"test{suffix}.npy").as_posix() for suffix in suffixes],
         labels=(IMAGES / "test.csv").as_posix(),
         history=fitted.history,
+        monitor=fitted.monitor,
     )
-    publish(model, record, run, images[:2])
+    publish(model, record, run)
 
 
 def end_to_end(
-    name: str,
-    size: int,
-    frozen: keras.Model,
-    top: keras.Model,
-    model_name: str,
-    mirrored: bool = False,
+    frozen: keras.Model, top: keras.Model, name: str, mirrored: bool = False
 ) -> keras.Model:
-    """Assemble a classifier of raw pixels: preprocessing, the frozen part, the trained part.
+    """Assemble a classifier of raw pixels: the frozen part, the trained part.
 
     Args:
-        name: the backbone's name.
-        size: side of the square images, in pixels.
-        frozen: the frozen part, which takes preprocessed images.
+        frozen: the frozen part, which takes pixels.
         top: the trained part, which takes the frozen part's features.
-        model_name: the name of the result.
+        name: the name of the result.
         mirrored: also evaluate each image's mirror image, and return the mean of both.
 
     Returns:
         A model from (n, size, size, 3) pixels from 0 to 255 to probabilities.
     """
-    inputs = keras.Input((size, size, 3), name="image")
-    pixels = preprocess(name, inputs)
+    pixels = keras.Input(frozen.input_shape[1:], name="image")
     outputs = top(frozen(pixels, training=False))
     if mirrored:
         mirror = top(frozen(keras.ops.flip(pixels, axis=2), training=False))
         outputs = keras.layers.Average(name="both")([outputs, mirror])
-    return keras.Model(inputs, outputs, name=model_name)
+    return keras.Model(pixels, outputs, name=name)
 
 
 def disagreement(

@@ -1,4 +1,4 @@
-"""The training loop of every model: the book's `fit`, best checkpoint by validation loss."""
+"""The training loop of every model: the book's `fit`, and the best epoch's weights."""
 
 import json
 import math
@@ -15,10 +15,11 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
+from sklearn.utils.class_weight import compute_class_weight
 
 from convnets.base import files
 from convnets.base.console import InputError, bar, say
-from convnets.base.params import Augmentation, Training
+from convnets.base.params import Augmentation, Monitor, Training
 from convnets.data.examples import Examples
 from convnets.models import precision, saved
 from convnets.models.saved import Record, best_epoch
@@ -35,6 +36,7 @@ class Fitted(NamedTuple):
 
     model: keras.Model
     history: list[dict[str, float]]  # one row per epoch
+    monitor: Monitor  # what chose the epoch
 
 
 class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
@@ -45,9 +47,9 @@ class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
     order of the images and their augmentation depend only on the seed and the epoch.
     """
 
-    def __init__(self, run: Run, epochs: int) -> None:
+    def __init__(self, run: Run, epochs: int, kept: Monitor) -> None:
         super().__init__()
-        self.run, self.epochs = run, epochs
+        self.run, self.epochs, self.kept = run, epochs, kept
         self.state = run.unfinished / "state.npz"
         self.rows: list[dict[str, float]] = []
         self.best: list[Any] = []
@@ -72,9 +74,9 @@ class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
                 f"{self.run.stage}: the loss is not a number in epoch {epoch + 1}; lower the "
                 "learning rate"
             )
-        if row["val_loss"] < min((past["val_loss"] for past in self.rows), default=float("inf")):
-            self.best = self.model.get_weights()
         self.rows.append(row)
+        if best_epoch(self.rows, self.kept) == len(self.rows):
+            self.best = self.model.get_weights()
         self._save()
         self.run.epochs(self.rows)
         values = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
@@ -97,10 +99,12 @@ def fit(
     *,
     seed: int,
     numbers: str,
+    monitor: Monitor,
     schedule: Literal["constant", "cosine"] = "constant",
+    class_weight: Literal["none", "balanced"] = "none",
     augmentation: Augmentation | None = None,
 ) -> Fitted:
-    """Train a model and return it with the weights of its best epoch by validation loss.
+    """Train a model and return it with the weights of its best epoch.
 
     An interrupted training resumes after its last complete epoch, and gives the same bytes.
 
@@ -113,8 +117,11 @@ def fit(
         run: receives the metrics of each epoch, and the curves.
         seed: seed of the weights, the order, dropout and augmentation.
         numbers: the `precision` param, for the computations in training.
+        monitor: see `best_epoch`.
         schedule: `cosine` lowers the learning rate to 0 over the epochs in a half cosine
             (Loshchilov & Hutter, 2017).
+        class_weight: with `balanced`, an image's loss counts in inverse proportion to the size of
+            its class in the training images (King & Zeng, 2001).
         augmentation: applied to the training inputs, if they are images.
 
     Raises:
@@ -123,23 +130,34 @@ def fit(
     run.dataset(train.source, "train")
     run.dataset(validation.source, "validation")
     keras.utils.set_random_seed(seed)
-    precision.use(precision.policy(numbers))
-    model = build()
-    precision.use("float32")
-    binary = model.output_shape[-1] == 1
+    first = min(how.batch_size, len(validation.labels))
+    strategy = precision.strategy(how.batch_size, len(train.labels), first)
+    dtype_policy = precision.policy(numbers)
+    told = precision.told(dtype_policy, strategy.num_replicas_in_sync)
+    say(f"{run.stage}: computes on {told}")
     steps = batches.steps(train, how.batch_size)
     rate: Any = how.learning_rate
     if schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, how.epochs * steps)
-    model.compile(
-        optimizer=keras.optimizers.get(
-            {"class_name": how.optimizer, "config": {"learning_rate": rate}}
-        ),
-        loss="binary_crossentropy" if binary else "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    model.optimizer.build(model.trainable_variables)
-    epochs = _Epochs(run, how.epochs)
+    with strategy.scope():
+        precision.use(dtype_policy)
+        model = build()
+        precision.use("float32")
+        binary = model.output_shape[-1] == 1
+        model.compile(
+            optimizer=keras.optimizers.get(
+                {"class_name": how.optimizer, "config": {"learning_rate": rate}}
+            ),
+            loss="binary_crossentropy" if binary else "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        model.optimizer.build(model.trainable_variables)
+    weights = None
+    if class_weight == "balanced":
+        classes = np.unique(train.labels)
+        found = compute_class_weight("balanced", classes=classes, y=train.labels)
+        weights = dict(zip(classes.tolist(), found.tolist(), strict=True))
+    epochs = _Epochs(run, how.epochs, monitor)
     done = epochs.resume(model)
     callbacks: list[Callback] = [epochs]
     with ExitStack() as stack:
@@ -154,42 +172,43 @@ def fit(
             initial_epoch=done,
             epochs=how.epochs,
             shuffle=False,  # the stream is already shuffled
+            class_weight=weights,
             validation_data=batches.in_order(validation, how.batch_size),
             callbacks=callbacks,
             verbose=0,
         )
     finished = build()
     finished.set_weights(epochs.best)
-    _tell(epochs.rows, run)
-    return Fitted(finished, epochs.rows)
+    _tell(epochs.rows, best_epoch(epochs.rows, monitor), run)
+    return Fitted(finished, epochs.rows, monitor)
 
 
-def publish(model: keras.Model, record: Record, run: Run, example: Any) -> None:
+def publish(model: keras.Model, record: Record, run: Run) -> None:
     """Save a model as its stage's out, and log it to MLflow.
 
     Args:
         model: a model that takes pixels.
         record: the record of its training, which is stored in the file.
         run: the stage's run. The file is named after the stage.
-        example: (n, h, w, c) pixels, uint8, a few images for the signature.
     """
     path = MODELS / f"{run.stage.replace('@', '_')}.keras"
     saved.save(model, path, record)
-    run.model(model, example, record.classes)
+    run.model(path, record.classes)
     say(f"{path}: {model.count_params():,} parameters")
 
 
-def plot(axes: Axes, history: pd.DataFrame, metric: str) -> None:
+def plot(axes: Axes, history: pd.DataFrame, metric: str, best: int) -> None:
     """Draw a metric of training and validation by epoch, with a line at the epoch that was kept.
 
     Args:
         axes: to draw on.
         history: one row per epoch, counted from 1.
         metric: accuracy or loss.
+        best: the epoch that was kept.
     """
     history[metric].plot(ax=axes, label="training", marker=".", color=RED, linestyle="--")
     history[f"val_{metric}"].plot(ax=axes, label="validation", marker=".", color=BLUE)
-    axes.axvline(best_epoch(list(history["val_loss"])), linestyle=":", color="grey")
+    axes.axvline(best, linestyle=":", color="grey")
     axes.set_ylabel(metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
@@ -199,17 +218,16 @@ def by_epoch(rows: list[dict[str, float]]) -> pd.DataFrame:
     return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
 
 
-def _tell(rows: list[dict[str, float]], run: Run) -> None:
+def _tell(rows: list[dict[str, float]], best: int, run: Run) -> None:
     """Report the best epoch on the screen and in MLflow, and log the curves."""
     history = by_epoch(rows)
-    best = best_epoch(list(history["val_loss"]))
     kept = rows[best - 1]
     run.metrics({f"best_{name}": value for name, value in kept.items()})
     values = "  ".join(f"{name} {kept[name]:.4f}" for name in ("val_accuracy", "val_loss"))
     say(f"the best epoch is {best} of {len(rows)}  {values}")
     for metric in ("loss", "accuracy"):
         figure, axes = plt.subplots(layout="constrained")
-        plot(axes, history, metric)
+        plot(axes, history, metric, best)
         axes.set_title(f"{run.stage}: {metric}")
         axes.legend()
         run.figure(figure, f"curves/{metric}.png")
