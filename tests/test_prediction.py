@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -10,13 +11,11 @@ import keras
 import numpy as np
 import pytest
 
-from convnets import __main__ as program
-from convnets.base import console
 from convnets.base.console import InputError
 from convnets.data import images, sample
 from convnets.models import architectures, saved
 from convnets.serving import predict as prediction
-from tests.commands import record
+from tests.commands import ROOT, record, said
 
 CLASSES = ["chat", "chien", "고양이"]
 
@@ -42,14 +41,7 @@ def pictures(tmp_path):
 
 def predict(capsys, monkeypatch, *arguments: str) -> tuple[str, list[str]]:
     """The program's stdout and the lines on its stderr. It must fail if there are any."""
-    monkeypatch.setattr(sys, "argv", ["convnets", "predict", *arguments])
-    monkeypatch.setattr(console, "hush", lambda: None)  # TensorFlow is already imported
-    status = 0
-    try:
-        program.main()
-    except SystemExit as exit_:
-        status = exit_.code
-    out, error = capsys.readouterr()
+    status, out, error = said(capsys, monkeypatch, "predict", *arguments)
     assert status == bool(error)
     return out, error.splitlines()
 
@@ -81,6 +73,50 @@ def test_all_but_the_bad_are_predicted(model, pictures, capsys, monkeypatch):
     assert [line[:2] for line in lines] == [[row["file"], row["class"]] for row in rows]
     out, _ = predict(capsys, monkeypatch, *arguments)
     assert len(out.splitlines()) == 4
+
+
+def test_the_unsure_are_marked_and_the_evidence_is_shown(
+    model, pictures, tmp_path, capsys, monkeypatch
+):
+    (pictures / "bad.jpg").unlink()
+    arguments = (str(pictures), "--model", str(model))
+    out, _ = predict(capsys, monkeypatch, *arguments, "--format", "json")
+    sure = sorted(max(row["probabilities"].values()) for row in json.loads(out))
+    between = str((sure[0] + sure[1]) / 2)
+    for form, count in (("json", "true"), ("csv", ",unsure,"), ("table", " unsure ")):
+        out, _ = predict(capsys, monkeypatch, *arguments, "--unsure", between, "--format", form)
+        lines = out.splitlines()[form != "json" :]  # below the header
+        assert sum(count in line for line in lines) == 1
+    folder = tmp_path / "evidence"
+    predict(capsys, monkeypatch, *arguments, "--explain", str(folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["1-0.png", "2-1.png", "3-2.png"]
+    shown = images.decode((folder / "1-0.png").read_bytes(), 78)
+    plain = images.decode((pictures / "inner/0.png").read_bytes(), 78)
+    assert shown.shape == plain.shape
+    assert (shown != plain).any()
+
+
+def test_the_default_is_the_champion_of_the_workspace(
+    model, pictures, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    picture = str(pictures / "inner/0.png")
+    _, (line,) = predict(capsys, monkeypatch, picture)
+    assert line.startswith("error: models/champion.keras: does not exist; run `dvc repro`")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/champion.keras").write_bytes(model.read_bytes())
+    out, errors = predict(capsys, monkeypatch, picture, "--format", "csv")
+    assert errors == []
+    assert out.startswith("file,class,chat,chien,고양이")
+    code = (
+        "import runpy, sys; sys.argv = ['convnets', 'predict', *sys.argv[1:]]\n"
+        "runpy.run_module('convnets', run_name='__main__')\n"
+        "print('mlflow' in sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", code, picture]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
 
 
 def test_an_image_on_stdin(model, pictures, capsys, monkeypatch):

@@ -108,6 +108,14 @@ def normalised(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTen
     return x
 
 
+@head
+def pooled(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTensor:
+    """The mean over all places (Lin et al., 2014), then dropout. Without `units`, it is linear."""
+    x = layers.GlobalAveragePooling2D(dtype="float32")(features)
+    x = layers.Dense(how.units, activation="relu", dtype="float32")(x) if how.units else x
+    return layers.Dropout(how.dropout)(x)
+
+
 def classifier(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
     """Return probabilities: one per class, or for two classes only that of the second class.
 

@@ -1,4 +1,4 @@
-"""A pretrained convolutional base of `keras.applications`: weights, preprocessing and split."""
+"""A pretrained convolutional base, from raw pixels to a feature map: weights, checks and split."""
 
 import difflib
 import errno
@@ -9,78 +9,139 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from convnets.base import files
 from convnets.base.console import InputError
 from convnets.base.params import Backbone
-from convnets.models import internals
+from convnets.models import internals, saved
 
-WEIGHTS = Path("data/backbone.weights.h5")
+FILE = Path("data/backbone.keras")
+SAMPLE = Path(__file__).with_name("sample.npz")  # made by `python -m pretraining`
 
 
-def build(name: str, size: int, weights: Path | None = None) -> keras.Model:
-    """Build a frozen backbone without its top, with the current dtype policy.
+def build(how: Backbone, size: int) -> keras.Model:
+    """Build a frozen backbone without its top.
 
     Args:
-        name: any model of `keras.applications`, such as VGG16.
+        how: a model of `keras.applications`, or the path of a `.keras` file, and its weights.
+            Random weights are from Keras's global seed.
         size: side of the square images, in pixels.
-        weights: a `.weights.h5` file. Without it, random weights from Keras's global seed.
+
+    Returns:
+        A model from (n, size, size, 3) RGB pixels of 0 to 255 to a feature map, with its
+        preprocessing inside.
 
     Raises:
-        InputError: the model does not exist, does not accept the image size, or does not match the
-            weights.
+        InputError: the model or its weights do not exist, do not fit, or cannot be loaded safely.
     """
-    try:
-        base = _constructor(name)(weights=None, include_top=False, input_shape=(size, size, 3))
-    except ValueError as error:
-        raise InputError(f"backbone.name {name} at image_size {size}: {error}") from error
-    if weights is not None:
-        try:
-            base.load_weights(weights)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(
-                f"{weights}: not the weights of {name} without its top ({reason}); correct "
-                "backbone.weights or backbone.name"
-            ) from error
-    base.trainable = False
-    return base
+    own = how.name.endswith(".keras")
+    base = _own(how, size) if own else _application(how, size)
+    like = {"auto": None if own else how.name, "none": None}.get(
+        how.preprocessing, how.preprocessing
+    )
+    start = keras.Input((size, size, 3), name="image")
+    pixels = internals.preprocessing(_constructor("preprocessing", like))(start) if like else start
+    path = internals.steps(base, pixels)[1]
+    called_twice = keras.Model(start, path[-1].output, name=base.name)
+    whole = keras.models.clone_model(called_twice)  # in which each layer is called once
+    whole.set_weights(base.get_weights())
+    whole.trainable = False
+    return whole
 
 
-def write_weights(how: Backbone, size: int, seed: int, out: Path) -> None:
-    """Write a backbone's weights: random from a seed, Keras's ImageNet weights, or a checked file.
+def write(how: Backbone, size: int, seed: int, out: Path) -> None:
+    """Write a backbone as a `.keras` file.
 
     Raises:
-        InputError: the weights are unavailable or belong to another model.
+        InputError: see `build`.
         OSError: the disk is full.
     """
     keras.utils.set_random_seed(seed)
-    if how.weights == "imagenet":
+    base = build(how, size)
+    # h5py crashes the process if the disk fills up while it writes.
+    if shutil.disk_usage(out.parent).free < 8 * base.count_params() + 2**20:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
+    saved.save(base, out)
+
+
+def load(path: Path = FILE) -> keras.Model:
+    """Load the frozen backbone that `write` wrote, to compute with the current dtype policy."""
+    base = saved.load(path)
+    twin = internals.with_policy(base, keras.config.dtype_policy())
+    twin.set_weights(base.get_weights())
+    twin.trainable = False
+    return twin
+
+
+def _application(how: Backbone, size: int) -> keras.Model:
+    """Return a model of `keras.applications`, for preprocessed pixels."""
+    construct = _constructor("name", how.name)
+    if how.weights is None:
+        raise InputError("backbone.weights: null is for a .keras file, which has its own weights")
+    try:
+        weights = "imagenet" if how.weights == "imagenet" else None
+        base = construct(weights=weights, include_top=False, input_shape=(size, size, 3))
+    except Exception as error:  # Keras raises a bare Exception for a failed download
+        if isinstance(error, ValueError):
+            raise InputError(f"backbone.name {how.name} at image_size {size}: {error}") from error
+        raise InputError(
+            f"the ImageNet weights of {how.name} cannot be downloaded ({error}); connect to a "
+            "network, or set backbone.weights to a local .weights.h5 file"
+        ) from error
+    if how.weights == "sample":
+        _widen(base)
+    elif how.weights not in ("imagenet", "random"):
+        weights_file = files.given(how.weights)
         try:
-            base = _constructor(how.name)(include_top=False, input_shape=(size, size, 3))
-        except Exception as error:  # Keras raises a bare Exception for a failed download
-            if isinstance(error, InputError):
-                raise
+            base.load_weights(weights_file)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())[:160]
             raise InputError(
-                f"the ImageNet weights of {how.name} cannot be downloaded ({error}); connect to a "
-                "network, or set backbone.weights to a local .weights.h5 file"
+                f"{weights_file}: not the weights of {how.name} without its top ({reason}); "
+                "correct backbone.weights or backbone.name"
             ) from error
+    return base
+
+
+def _own(how: Backbone, size: int) -> keras.Model:
+    """Return a user's own model, for pixels as `backbone.preprocessing` makes them."""
+    path = files.given(how.name)
+    if how.weights is not None:
+        raise InputError(f"{path}: has its own weights; set backbone.weights to null")
+    base = saved.load(path, "export it again without custom code, or correct backbone.name")
+    inputs, outputs = base.input_shape, base.output_shape
+    if not (isinstance(inputs, tuple) and isinstance(outputs, tuple)):
+        why = f"it has several inputs or outputs, {inputs} and {outputs}"
+    elif len(inputs) != 4 or inputs[3] != 3:
+        why = f"it takes {inputs}, not RGB images (n, height, width, 3)"
+    elif not {*inputs[1:3]} <= {None, size}:
+        why = f"it takes images of {inputs[1]} × {inputs[2]} pixels, and image_size is {size}"
+    elif len(outputs) != 4:
+        why = f"it returns {outputs}, not a feature map; save it without its top"
     else:
-        local = None if how.weights == "random" else Path(how.weights).expanduser()
-        base = build(how.name, size, local)
-    with files.atomic(out) as part:
-        # h5py crashes the process if the disk fills up while it writes.
-        if shutil.disk_usage(part.parent).free < 4 * base.count_params() + 2**20:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        base.save_weights(part)
+        return base
+    raise InputError(f"{path}: not a backbone: {why}")
 
 
-def preprocess(name: str, pixels: Any) -> Any:
-    """Apply the backbone's own preprocessing to (n, h, w, 3) RGB pixels from 0 to 255.
+def _widen(base: keras.Model) -> None:
+    """Give a VGG16 the sample's weights, which have a quarter of its channels. The rest are zero.
 
-    For a `KerasTensor`, the operations become a serialisable part of the model.
+    Raises:
+        InputError: the backbone is another one.
     """
-    return internals.preprocessing(_constructor(name))(pixels)
+    if base.name != "vgg16":
+        raise InputError(
+            "backbone.weights: sample has the weights of VGG16 alone; set backbone.name to VGG16, "
+            "or backbone.weights to imagenet"
+        )
+    with np.load(SAMPLE, allow_pickle=False) as narrow:
+        for layer in base.layers:
+            for weight in layer.weights:
+                part = narrow[f"{layer.name}/{weight.name}"]
+                whole = np.zeros(weight.shape, np.float32)
+                whole[tuple(map(slice, part.shape))] = part
+                weight.assign(whole)
 
 
 def split(base: keras.Model, fine_tune_from: int | str) -> tuple[keras.Model, keras.Model]:
@@ -126,13 +187,13 @@ def split(base: keras.Model, fine_tune_from: int | str) -> tuple[keras.Model, ke
     return lower, upper
 
 
-def _constructor(name: str) -> Any:
-    """Return the constructor of a model of `keras.applications`."""
+def _constructor(param: str, name: str) -> Any:
+    """Return the constructor of a model of `keras.applications`, which a param names."""
     models = {
         key: value for key, value in vars(keras.applications).items() if inspect.isfunction(value)
     }
     if name not in models:
         near = difflib.get_close_matches(name, models, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(models)}"
-        raise InputError(f"backbone.name: no model {name!r} in keras.applications; {hint}")
+        raise InputError(f"backbone.{param}: no model {name!r} in keras.applications; {hint}")
     return models[name]

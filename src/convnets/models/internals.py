@@ -10,6 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
+import tensorflow as tf
+
+# The book's layers and our arrays are so. A user's keras.json may say otherwise.
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
+keras.config.set_epsilon(1e-7)
+
+# TensorFlow takes these before its first computation. Else a process takes all of a GPU's memory,
+# so that no other can share it, and sums are added in another order each time.
+for gpu in tf.config.list_physical_devices("GPU"):
+    tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.experimental.enable_op_determinism()
 
 
 class Step(NamedTuple):
@@ -20,10 +32,16 @@ class Step(NamedTuple):
     output: keras.KerasTensor
 
 
-def steps(model: keras.Model) -> tuple[keras.KerasTensor, list[Step]]:
-    """Return a functional model's input, and its layers in the order of their calls.
+def steps(
+    model: keras.Model, start: keras.KerasTensor | None = None
+) -> tuple[keras.KerasTensor, list[Step]]:
+    """Return an input of a functional model, and its layers in the order of their calls.
 
     Nested models are replaced by their layers.
+
+    Args:
+        model: the model.
+        start: the input; by default, a new one of the model's shape.
     """
     found: list[Step] = []
 
@@ -39,9 +57,24 @@ def steps(model: keras.Model) -> tuple[keras.KerasTensor, list[Step]]:
         # As `keras.models.clone_model` does, which cannot replace a model by its layers.
         return inner._run_through_graph(inputs, operation_fn=lambda layer: partial(call, layer))
 
-    start = keras.Input(model.input_shape[1:])
+    start = keras.Input(model.input_shape[1:]) if start is None else start
     unfold(model, start)
     return start, found
+
+
+def with_policy(model: keras.Model, policy: keras.DTypePolicy) -> keras.Model:
+    """Return a functional model with new weights, whose layers have another dtype policy."""
+
+    def changed(config: Any) -> Any:
+        if isinstance(config, dict):
+            if config.get("class_name") == "DTypePolicy":
+                return keras.dtype_policies.serialize(policy)
+            return {key: changed(value) for key, value in config.items()}
+        if isinstance(config, (list, tuple)):
+            return type(config)(map(changed, config))
+        return config
+
+    return type(model).from_config(changed(model.get_config()))
 
 
 def divides(model: keras.Model, layer: keras.layers.Layer) -> bool:

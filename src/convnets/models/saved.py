@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from convnets.base import files
 from convnets.base.console import InputError
+from convnets.base.params import Monitor
 from convnets.models import internals
 
 
@@ -42,9 +43,19 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def best_epoch(losses: Sequence[float]) -> int:
-    """Return the epoch, counted from 1, with the lowest validation loss: its weights are kept."""
-    return losses.index(min(losses)) + 1
+def best_epoch(history: Sequence[dict[str, float]], monitor: Monitor) -> int:
+    """Return the epoch, counted from 1, whose weights are kept.
+
+    Args:
+        history: one row per epoch.
+        monitor: val_loss for the lowest validation loss, as in the book; val_accuracy for the
+            highest validation accuracy, where the lower loss breaks ties.
+    """
+    if monitor == "val_loss":
+        worth = [-row["val_loss"] for row in history]
+        return worth.index(max(worth)) + 1
+    both = [(row["val_accuracy"], -row["val_loss"]) for row in history]
+    return both.index(max(both)) + 1
 
 
 class Record(Identity):
@@ -55,28 +66,29 @@ class Record(Identity):
     inputs: list[str]  # test files that `part` takes; with two, the model returns the mean
     labels: str  # the test file with the labels
     history: list[dict[str, float]]  # one row per epoch
+    monitor: Monitor  # what chose the epoch
 
     @property
     def best(self) -> int:
         """The epoch, counted from 1, whose weights were kept."""
-        return best_epoch([row["val_loss"] for row in self.history])
+        return best_epoch(self.history, self.monitor)
 
 
-def save(model: keras.Model, path: Path, record: Record) -> None:
+def save(model: keras.Model, path: Path, record: Record | None = None) -> None:
     """Save a model as `.keras`, atomically. The same model and record give the same bytes.
 
-    The record goes into the archive's `metadata.json`.
+    The record goes into the archive's `metadata.json`. A backbone has none.
     """
     with files.atomic(path) as part:
         unfinished = part.with_name(f".part.keras.{path.name}")  # Keras wants its suffix
         try:
             model.save(unfinished)
-            internals.reproducible(unfinished, part, record.model_dump())
+            internals.reproducible(unfinished, part, record.model_dump() if record else {})
         finally:
             unfinished.unlink(missing_ok=True)
 
 
-def load(path: Path) -> keras.Model:
+def load(path: Path, remedy: str = "train it again") -> keras.Model:
     """Load a `.keras` file for inference, without running any code in it.
 
     Raises:
@@ -86,7 +98,7 @@ def load(path: Path) -> keras.Model:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be loaded safely ({reason}); train it again") from error
+        raise InputError(f"{path}: cannot be loaded safely ({reason}); {remedy}") from error
 
 
 def record(path: Path) -> Record:

@@ -1,26 +1,30 @@
 """Predictions of a model for image files."""
 
+import csv
+import io
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import keras
-import mlflow
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
+from rich.cells import cell_len
 
 from convnets.base import console
 from convnets.base.console import InputError
+from convnets.base.files import atomic, root
 from convnets.data import archive, images, layout
 from convnets.models import architectures, saved
 from convnets.tracking import store
 
 BATCH = 32
 LARGEST = 100_000_000  # bytes per image file
+CHAMPION = Path("models/champion.keras")  # the workspace's own: `dvc checkout` brings a commit's
 
 
 class Prediction(NamedTuple):
@@ -34,14 +38,21 @@ def load(name: str) -> tuple[keras.Model, list[str]]:
     """Return a model and its class names.
 
     Args:
-        name: `champion` for the registered model with that alias, or the path of a `.keras` file.
+        name: the path of a `.keras` file, or `champion` for MLflow's model with that alias.
 
     Raises:
         InputError: the model does not exist, cannot be loaded safely, or is not for photographs.
     """
-    path, classes = (
-        _champion() if name == store.CHAMPION else (Path(name), saved.class_names(Path(name)))
-    )
+    if name == store.CHAMPION:
+        path, classes = _registered()
+    else:
+        path = Path(name)
+        if path == CHAMPION and not path.exists():
+            raise InputError(
+                f"{path}: does not exist; run `dvc repro` or `dvc pull {path}`, or use --model "
+                "champion for MLflow's"
+            )
+        classes = saved.class_names(path)
     model = saved.load(path)
     shape = model.input_shape[1:]
     if len(shape) != 3 or shape[0] != shape[1] or shape[2] != 3:
@@ -51,17 +62,20 @@ def load(name: str) -> tuple[keras.Model, list[str]]:
     return model, classes
 
 
-def _champion() -> tuple[Path, list[str]]:
+def _registered() -> tuple[Path, list[str]]:
+    import mlflow  # takes seconds, and a model in a file does not need it
+
     store.quieten()
-    uri = f"models:/{store.EXPERIMENT}@{store.CHAMPION}"
+    uri = f"models:/{store.MODEL}@{store.CHAMPION}"
     local = not os.environ.get("MLFLOW_TRACKING_URI")
     try:
-        if local and not (store.root() / "mlflow.db").exists():
+        if local and not (root() / "mlflow.db").exists():
             raise FileNotFoundError("no mlflow.db here")
         mlflow.set_tracking_uri(store.uri())
         folder = Path(mlflow.artifacts.download_artifacts(uri))
+        (file,) = (folder / "artifacts").glob("*.keras")
         metadata = mlflow.models.Model.load(folder).metadata or {}
-        return folder / "data" / "model.keras", [str(name) for name in metadata.get("classes", ())]
+        return file, [str(name) for name in metadata.get("classes", ())]
     except Exception as error:
         if store.is_a_defect(error):
             raise
@@ -84,27 +98,38 @@ def files(names: list[str]) -> list[str]:
     for name in names:
         inside = []
         if Path(name).is_dir():
-            walked, _, _ = archive.walk(Path(name))
-            inside = [str(walked[path]) for path in layout.sort_out(walked)[0]]
+            with archive.opened(Path(name)) as there:
+                inside = [str(Path(name) / path) for path in layout.sort_out(there.names)[0]]
         found += inside or [name]
+    return found
+
+
+def content(file: IO[bytes]) -> bytes:
+    """Return the content of an open image file.
+
+    Raises:
+        ImageError: it is larger than `LARGEST`.
+    """
+    found = file.read(LARGEST + 1)
+    if len(found) > LARGEST:
+        raise images.ImageError(f"larger than {LARGEST / 1e6:.0f} MB")
     return found
 
 
 def _read(name: str) -> bytes:
     if name == "-":
-        content = sys.stdin.buffer.read(LARGEST + 1)
-    elif Path(name).is_dir():
+        return content(sys.stdin.buffer)
+    if Path(name).is_dir():
         raise images.ImageError("no images in it")
-    else:
-        with Path(name).open("rb") as file:
-            content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise images.ImageError(f"larger than {LARGEST / 1e6:.0f} MB")
-    return content
+    with Path(name).open("rb") as file:
+        return content(file)
 
 
 def predict(
-    model: keras.Model, names: list[str], failed: Callable[[str, str], None]
+    model: keras.Model,
+    names: list[str],
+    failed: Callable[[str, str], None],
+    explained: Path | None = None,
 ) -> list[Prediction]:
     """Return a model's predictions for all readable images, decoded as for training.
 
@@ -112,8 +137,11 @@ def predict(
         model: from `load`.
         names: see `files`.
         failed: called with the name of each unreadable image and the reason.
+        explained: a folder for each image with its evidence in colours, by Grad-CAM.
     """
     size, found = model.input_shape[1], files(names)
+    # Keras compiles a model for its first batch. For a single one, that takes longer than it saves.
+    compiled = len(found) > BATCH
     starts = range(0, len(found), BATCH)
     made: list[Prediction] = []
     for start in console.progress(starts, "predict (batches)", len(starts), beside_output=True):
@@ -125,35 +153,86 @@ def predict(
             except (OSError, ValueError) as error:
                 failed(name, getattr(error, "strerror", None) or str(error))
         if read:
-            outputs = architectures.by_class(model.predict_on_batch(np.stack(decoded)))
+            pixels = np.stack(decoded)
+            outputs = architectures.by_class(
+                model.predict_on_batch(pixels) if compiled else np.asarray(model(pixels))
+            )
+            if explained is not None:
+                explained.mkdir(parents=True, exist_ok=True)
+                shown = overlays(model, pixels, outputs)
+                for number, (name, picture) in enumerate(zip(read, shown, strict=True), len(made)):
+                    with atomic(explained / f"{number + 1}-{Path(name).stem}.png") as part:
+                        picture.save(part, "PNG")
             made += [Prediction(*pair) for pair in zip(read, outputs, strict=True)]
     return made
 
 
-def show(made: list[Prediction], classes: list[str], form: str) -> str:
+def overlays(
+    model: keras.Model, pixels: NDArray[np.uint8], outputs: NDArray[np.float64]
+) -> list[Image.Image]:
+    """Return images with their evidence for the predicted class in colours, by Grad-CAM.
+
+    Args:
+        model: from `load`.
+        pixels: (n, h, w, 3).
+        outputs: (n, classes), the images' probabilities.
+    """
+    from convnets.evaluation import explain, figures  # takes a second, and few need it
+
+    evidence = explain.grad_cam(model, pixels, outputs.argmax(axis=1))
+    return [
+        Image.fromarray(figures.overlay(image, heat))
+        for image, heat in zip(pixels, evidence, strict=True)
+    ]
+
+
+def row(one: Prediction, classes: list[str], **marks: bool) -> dict[str, Any]:
+    """Return a prediction by names: the file, the class, the marks, each class's probability."""
+    return {
+        "file": one.file,
+        "class": classes[int(one.probabilities.argmax())],
+        **marks,
+        "probabilities": dict(zip(classes, map(float, one.probabilities), strict=True)),
+    }
+
+
+def show(made: list[Prediction], classes: list[str], form: str, unsure: float | None = None) -> str:
     """Return predictions as text.
 
     Args:
         made: from `predict`.
         classes: the class names.
         form: table, json or csv.
+        unsure: mark the predictions whose probability is below.
     """
-    rows: list[dict[str, Any]] = [
-        {
-            "file": one.file,
-            "class": classes[int(one.probabilities.argmax())],
-            "probabilities": dict(zip(classes, map(float, one.probabilities), strict=True)),
-        }
+    rows = [
+        row(
+            one,
+            classes,
+            **({} if unsure is None else {"unsure": bool(one.probabilities.max() < unsure)}),
+        )
         for one in made
     ]
     if form == "json":
         return json.dumps(rows, indent=2, ensure_ascii=False)
-    table = pd.DataFrame(
-        [[row["file"], row["class"], *row["probabilities"].values()] for row in rows],
-        columns=["file", "class", *classes],
-    )
+    marks = [] if unsure is None else ["unsure"]
+    told = {True: "unsure", False: ""}
+    lines = [["file", "class", *marks, *classes]]
+    for named in rows:
+        probabilities = named["probabilities"].values()
+        # By hand, as the import of pandas takes longer than all of it.
+        shown = probabilities if form == "csv" else (f"{each:.4f}" for each in probabilities)
+        lines.append([named["file"], named["class"], *(told[named[m]] for m in marks), *shown])
     if form == "csv":
-        return table.to_csv(index=False).rstrip("\n")
-    table["file"] = table["file"].map(console.printable)
-    with pd.option_context("display.unicode.east_asian_width", True):
-        return table.to_string(index=False, float_format="{:.4f}".format) if rows else ""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        return text.getvalue().rstrip("\n")
+    cells = [[console.printable(cell) for cell in line] for line in lines]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    table = [
+        " ".join(
+            " " * (width - cell_len(cell)) + cell for width, cell in zip(widths, line, strict=True)
+        )
+        for line in cells
+    ]
+    return "\n".join(table) if rows else ""

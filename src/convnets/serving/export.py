@@ -1,0 +1,262 @@
+"""A model as a file for another runtime, checked in that runtime."""
+
+import errno
+import json
+import os
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from convnets.base import console
+from convnets.base.console import InputError
+from convnets.base.files import atomic, write_json
+from convnets.data import examples
+from convnets.serving import predict
+
+CHECKED = 200  # test images
+CALIBRATING = 100  # training images, from which int8 gets the range of each layer's values
+TOLERANCE = 0.01  # of a probability, for an export that is not quantized
+TIMED = 20  # runs with one image
+ABOUT = "model.json"  # what goes in, what comes out, and the classes
+
+Pixels = NDArray[np.float32]  # (n, size, size, 3), RGB from 0 to 255
+Classifier = Callable[[Pixels], NDArray[Any]]  # returns (n, classes) probabilities
+
+
+class Format(NamedTuple):
+    """A file format and its runtime."""
+
+    suffix: str
+    write: Callable[[keras.Model, Path, dict[str, Any], dict[str, Any]], None]
+    load: Callable[[Path], Classifier]
+
+
+def export(name: str, form: str, out: Path | None, quantize: str | None) -> str:
+    """Write a model in another format, check it, and return a table of the two.
+
+    The export takes and returns float32.
+
+    Args:
+        name: the model, see `predict.load`.
+        form: a key of `FORMATS`.
+        out: the file, or for a SavedModel the folder. An earlier export is replaced, once the new
+            one is checked. None: in `models`, named after the model.
+        quantize: None, or for LiteRT float16 or int8 weights. int8 computes in int8, too.
+
+    Returns:
+        For the model and its export: the largest difference of a probability, the accuracy on at
+        most `CHECKED` test images, the size, and the time for one image.
+
+    Raises:
+        InputError: the model or the images cannot be used, `out` is something else, a package is
+            missing, the format cannot hold the model, or the export computes something else.
+    """
+    suffix, write, load = FORMATS[form]
+    if quantize and form != "litert":
+        raise InputError(f"--quantize {quantize}: only LiteRT has it; add --format litert")
+    if form == "onnx":
+        _require_onnx()
+    kind = f"{form} {quantize}" if quantize else form
+    out = out or Path("models") / f"{'-'.join(filter(None, [Path(name).stem, quantize]))}{suffix}"
+    if suffix and out.suffix != suffix:
+        raise InputError(f"{out}: a file of {form} ends in {suffix}; change --out")
+    if out.is_dir() and (suffix or not (out / "assets.extra" / ABOUT).exists()):
+        raise InputError(f"{out}: a folder that is no earlier export; choose another --out")
+
+    model, classes = predict.load(name)
+    images, labels = _images("test", CHECKED, model, classes)
+    how = _quantized(quantize, model, classes)
+    about = {
+        "input": f"image: float32, (n, {', '.join(map(str, images.shape[1:]))}), RGB from 0 to 255",
+        "output": f"float32, (n, {len(classes)}), the probability of each class",
+        "classes": classes,
+    }
+    model = _by_class(model)
+    console.say(f"export: {name} to {out}, {quantize or 'float32'}")
+    with atomic(out) as part:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                write(model, part, about, how)
+                classify = load(part)
+            expected = _probabilities(model.predict_on_batch, images, "keras")
+            found = _probabilities(classify, images, kind)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a converter raises any kind for a model that it cannot convert
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{out}: cannot be written as {kind} ({reason}); choose another --format"
+            ) from error
+        difference = float(np.abs(found - expected).max())
+        if not quantize and not difference <= TOLERANCE:  # NaN, too
+            raise InputError(
+                f"{out}: not written, its probabilities differ by {difference:.2g} from the "
+                "model's; choose another --format"
+            )
+        table = pd.DataFrame(
+            {
+                "model": ["keras", kind],
+                "largest difference": [0, difference],
+                "accuracy": [float(np.mean(p.argmax(axis=1) == labels)) for p in (expected, found)],
+                "MB": [_megabytes(Path(name)), _megabytes(part)],
+                "ms for an image": [
+                    _milliseconds(each, images[:1]) for each in (model.predict_on_batch, classify)
+                ],
+            }
+        )
+    digits = {"largest difference": 6, "accuracy": 4, "MB": 2, "ms for an image": 1}
+    formats = {column: f"{{:.{count}f}}".format for column, count in digits.items()}
+    return table.to_string(index=False, formatters=formats)
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"--format onnx: no package {error.name}; run `pip install -e '.[onnx]'`"
+        ) from error
+
+
+def _images(
+    split: str, count: int, model: keras.Model, classes: list[str]
+) -> tuple[Pixels, NDArray[np.integer[Any]]]:
+    """Return at most `count` of a split's images, evenly chosen, and their labels."""
+    path = examples.IMAGES / f"{split}.npy"
+    try:
+        given, known = examples.load(path, path.with_suffix(".csv")), examples.class_names()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{error.filename}: does not exist, and the export is checked with these images; run "
+            "`dvc repro subset` or `dvc pull data/images`"
+        ) from error
+    if given.inputs.shape[1:] != model.input_shape[1:] or known != classes:
+        raise InputError(
+            f"{path}: not the size or the classes of the model; run `dvc repro`, or choose another "
+            "--model"
+        )
+    chosen = np.linspace(0, len(given.labels) - 1, min(count, len(given.labels))).astype(int)
+    return given.inputs[chosen].astype(np.float32), given.labels[chosen]
+
+
+def _by_class(model: keras.Model) -> keras.Model:
+    """Return a model with one probability per class, also for two, as `architectures.by_class`."""
+    output = model.output
+    if output.shape[-1] == 1:
+        output = keras.ops.concatenate([1 - output, output], axis=-1)
+    return keras.Model(model.input, output)
+
+
+def _quantized(quantize: str | None, model: keras.Model, classes: list[str]) -> dict[str, Any]:
+    """Return LiteRT's settings. Its built-in operations are all that a phone's runtime has."""
+    target: dict[str, Any] = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    how: dict[str, Any] = {"target_spec": target}
+    if quantize:
+        how["optimizations"] = [tf.lite.Optimize.DEFAULT]
+    if quantize == "float16":
+        target["supported_types"] = [tf.float16]
+    if quantize == "int8":
+        images, _ = _images("train", CALIBRATING, model, classes)
+
+        def each() -> Iterator[list[Pixels]]:
+            for image in console.progress(images, "calibrate", len(images), beside_output=True):
+                yield [image[None]]
+
+        how["representative_dataset"] = each
+    return how
+
+
+def _save(model: keras.Model, path: Path, form: str, **how: Any) -> None:
+    shape = (None, *model.input_shape[1:])
+    signature = [keras.InputSpec(shape=shape, dtype="float32", name="image")]
+    model.export(path, format=form, input_signature=signature, verbose=False, **how)
+
+
+def _write_onnx(model: keras.Model, path: Path, about: dict[str, Any], _: dict[str, Any]) -> None:
+    import onnx
+
+    _save(model, path, "onnx")
+    proto = onnx.load(path)
+    # tf2onnx also declares constants as inputs, such as the mean colour that a backbone subtracts.
+    del proto.graph.input[1:]
+    classes = json.dumps(about["classes"], ensure_ascii=False)
+    onnx.helper.set_model_props(proto, about | {"classes": classes})
+    onnx.save(proto, path)
+
+
+def _load_onnx(path: Path) -> Classifier:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda pixels: np.asarray(session.run(None, {"image": pixels})[0])
+
+
+def _write_litert(
+    model: keras.Model, path: Path, about: dict[str, Any], how: dict[str, Any]
+) -> None:
+    _save(model, path, "litert", **how)
+    with zipfile.ZipFile(path, "a") as archive:  # a runtime ignores it, as it does metadata
+        archive.writestr(ABOUT, json.dumps(about, indent=2, ensure_ascii=False))
+
+
+def _load_litert(path: Path) -> Classifier:
+    interpreter = tf.lite.Interpreter(
+        model_content=path.read_bytes(), num_threads=os.cpu_count() or 1
+    )
+    run = interpreter.get_signature_runner()
+    return lambda pixels: next(iter(run(image=pixels).values()))
+
+
+def _write_saved_model(
+    model: keras.Model, path: Path, about: dict[str, Any], _: dict[str, Any]
+) -> None:
+    write_json(path / "assets.extra" / ABOUT, about)  # the place for what TensorFlow does not read
+    try:
+        _save(model, path, "tf_saved_model")
+    except tf.errors.ResourceExhaustedError as error:  # so TensorFlow calls a full disk
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+
+def _load_saved_model(path: Path) -> Classifier:
+    loaded = tf.saved_model.load(path)  # its weights live as long as it does
+    return lambda pixels: np.asarray(loaded.serve(pixels))
+
+
+FORMATS = {
+    "onnx": Format(".onnx", _write_onnx, _load_onnx),
+    "litert": Format(".tflite", _write_litert, _load_litert),
+    "saved_model": Format("", _write_saved_model, _load_saved_model),
+}
+
+
+def _probabilities(classify: Classifier, images: Pixels, kind: str) -> NDArray[Any]:
+    starts = range(0, len(images), predict.BATCH)
+    shown = console.progress(starts, f"check {kind} (batches)", len(starts), beside_output=True)
+    return np.concatenate([classify(images[start : start + predict.BATCH]) for start in shown])
+
+
+def _megabytes(path: Path) -> float:
+    """Return a file's or folder's size; NaN if there is none, as for a model of MLflow's."""
+    files = [file for file in (path, *path.rglob("*")) if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6 if files else float("nan")
+
+
+def _milliseconds(classify: Classifier, image: Pixels) -> float:
+    """Return the median time for one image, after a first run that only prepares."""
+    times = []
+    for _ in range(1 + TIMED):
+        start = time.perf_counter()
+        classify(image)
+        times.append(1000 * (time.perf_counter() - start))
+    return float(np.median(times[1:]))

@@ -1,0 +1,308 @@
+"""`python -m convnets export`: each format computes what the model does, or nothing is written."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from convnets.data import examples
+from convnets.models import architectures, saved
+from convnets.serving import export as exporting
+from convnets.training import cached
+from tests.commands import ROOT, backbone_of, record, said
+from tests.test_disks import mount
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+
+SIZE = 78
+TWO, THREE = ["chat", "고양이"], ["a", "b", "c"]
+KINDS = {
+    "onnx": ("onnx", "{}.onnx", 1e-4),
+    "litert": ("litert", "{}.tflite", 1e-4),
+    "float16": ("litert --quantize float16", "{}-float16.tflite", 0.02),
+    "int8": ("litert --quantize int8", "{}-int8.tflite", 0.1),
+    "saved_model": ("saved_model", "{}", 1e-4),
+}
+
+
+def mirrored() -> keras.Model:
+    """As `cached.finish` builds it, with VGG16's preprocessing and a smaller backbone."""
+    pixels = keras.Input((SIZE, SIZE, 3))
+    maps = keras.layers.Conv2D(8, 3, strides=8)(keras.applications.vgg16.preprocess_input(pixels))
+    frozen = keras.Model(pixels, keras.layers.BatchNormalization()(maps))
+    features = keras.Input(frozen.output_shape[1:])
+    flat = keras.layers.LayerNormalization()(keras.layers.Flatten()(features))
+    top = keras.Model(features, architectures.classifier(flat, 2), name="head")
+    return cached.end_to_end(frozen, top, "mirrored", mirrored=True)
+
+
+def convnet(classes: int, dropout: float) -> keras.Model:
+    model = architectures.convnet(SIZE, classes, dropout)
+    last = model.layers[-1].kernel
+    last.assign(40 * last)  # else an untrained one answers alike for all images
+    return model
+
+
+MODELS = {
+    "two": (lambda: convnet(2, 0.5), TWO),
+    "three": (lambda: convnet(3, 0), THREE),
+    "mirrored": (mirrored, TWO),
+}
+
+
+def write_project(folder: Path, model: keras.Model, classes: list[str]) -> None:
+    """Write a model, as the champion, and images of its size."""
+    saved.save(model, folder / "models/champion.keras", record(classes))
+    (folder / examples.IMAGES).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for split, count in {"train": 40, "test": 37}.items():
+        light = random.random((count, 1, 1, 1))
+        coarse = (light * random.integers(0, 256, (count, 3, 3, 3))).astype(np.uint8)
+        side = model.input_shape[1] // 3
+        path = folder / examples.IMAGES / f"{split}.npy"
+        np.save(path, coarse.repeat(side, axis=1).repeat(side, axis=2))
+        labels = np.arange(count) % len(classes)
+        names = [classes[label] for label in labels]
+        table = pd.DataFrame({"file": "x.png", "class": names, "label": labels})
+        table.to_csv(path.with_suffix(".csv"), index=False)
+
+
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory):
+    """A folder for each of `MODELS`."""
+    folders = {}
+    for name, (build, classes) in MODELS.items():
+        keras.utils.set_random_seed(0)
+        folders[name] = tmp_path_factory.mktemp(name)
+        write_project(folders[name], build(), classes)
+    return folders
+
+
+@pytest.fixture
+def project(projects, monkeypatch):
+    """The folder of the model with two classes; nothing is left in it that a test wrote."""
+    monkeypatch.chdir(projects["two"])
+    before = set(Path().rglob("*"))
+    yield projects["two"]
+    assert set(Path().rglob("*")) == before
+
+
+def export(capsys, monkeypatch, *arguments: str) -> tuple[list[str], str]:
+    """The lines on stdout, and the one on stderr if the program fails."""
+    status, out, error = said(capsys, monkeypatch, "export", "--format", *arguments)
+    if status:
+        assert status == 1
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+    return out.splitlines(), error if status else ""
+
+
+def probabilities(path: Path, images: np.ndarray) -> np.ndarray:
+    """What an exported file answers, in its own runtime."""
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path)
+        assert [given.name for given in session.get_inputs()] == ["image"]
+        return session.run(None, {"image": images})[0]
+    if path.suffix == ".tflite":
+        interpreter = tf.lite.Interpreter(str(path))
+        (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+        assert given["dtype"] == made["dtype"] == np.float32
+        interpreter.resize_tensor_input(given["index"], images.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], images)
+        interpreter.invoke()
+        return interpreter.get_tensor(made["index"])
+    loaded = tf.saved_model.load(str(path))  # without it, no weights
+    return loaded.signatures["serving_default"](image=tf.constant(images))["output_0"].numpy()
+
+
+def about(path: Path) -> dict[str, object]:
+    if path.suffix == ".onnx":
+        found = {row.key: row.value for row in onnx.load(path).metadata_props}
+        return found | {"classes": json.loads(found["classes"])}
+    if path.suffix == ".tflite":
+        return json.loads(zipfile.ZipFile(path).read("model.json"))
+    return json.loads((path / "assets.extra/model.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_an_export_answers_as_the_model_and_the_table_says_how_nearly(
+    projects, name, kind, capsys, monkeypatch
+):
+    monkeypatch.chdir(projects[name])
+    arguments, form, tolerance = KINDS[kind]
+    lines, error = export(capsys, monkeypatch, *arguments.split())
+    assert not error
+    path = Path("models", form.format("champion"))
+    assert lines[0] == (
+        f"export: models/champion.keras to {path}, {kind if 'quantize' in arguments else 'float32'}"
+    )
+    assert not list(Path("models").glob(".*"))
+    classes = MODELS[name][1]
+    assert about(path) == {
+        "input": f"image: float32, (n, {SIZE}, {SIZE}, 3), RGB from 0 to 255",
+        "output": f"float32, (n, {len(classes)}), the probability of each class",
+        "classes": classes,
+    }
+    images, labels, *_ = examples.load(Path("data/images/test.npy"), Path("data/images/test.csv"))
+    model = saved.load(Path("models/champion.keras"))
+    expected = architectures.by_class(model.predict(images, verbose=0))
+    assert expected.std(axis=0).min() > 0.05  # else any answer would be near
+    found = probabilities(path, images.astype(np.float32))
+    difference = np.abs(found - expected).max()
+    assert difference < tolerance
+    header, keras_row, row = (line.split() for line in lines[1:])
+    assert header[:4] == ["model", "largest", "difference", "accuracy"]
+    count = len(arguments.replace(" --quantize", "").split())
+    for told, answers in ((keras_row[1:], expected), (row[count:], found)):
+        away, accuracy, megabytes, milliseconds = map(float, told)
+        assert away == pytest.approx(0 if answers is expected else difference, abs=1e-4)
+        assert accuracy == pytest.approx((answers.argmax(axis=1) == labels).mean(), abs=1e-4)
+        assert megabytes > 0
+        assert milliseconds > 0
+
+
+def test_an_export_that_computes_something_else_is_not_written(project, capsys, monkeypatch):
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    for arguments, form, _ in (KINDS["onnx"], KINDS["litert"], KINDS["saved_model"]):
+        earlier = Path("models", form.format("champion"))
+        before = earlier.stat().st_mtime_ns if earlier.exists() else None
+        _, error = export(capsys, monkeypatch, *arguments.split())
+        assert "not written, its probabilities differ by" in error
+        assert "choose another --format" in error
+        assert (earlier.stat().st_mtime_ns if earlier.exists() else None) == before
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else(project, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "served"
+    for _ in range(2):
+        _, error = export(capsys, monkeypatch, "saved_model", "--out", str(out))
+        assert not error
+    assert about(out)["classes"] == TWO
+    mine = tmp_path / "photos.onnx"
+    mine.mkdir()
+    (mine / "one.png").write_text("a photo")
+    for form in ("saved_model", "onnx"):
+        _, error = export(capsys, monkeypatch, form, "--out", str(mine))
+        assert error == f"error: {mine}: a folder that is no earlier export; choose another --out\n"
+    assert (mine / "one.png").read_text() == "a photo"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos.onnx", "served"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("onnx --quantize int8", "--quantize int8: only LiteRT has it; add --format litert"),
+        ("onnx --out a.tflite", "a.tflite: a file of onnx ends in .onnx; change --out"),
+        ("litert --out champion", "champion: a file of litert ends in .tflite; change --out"),
+        ("litert --out data/images/test.npy/a.tflite", "expected a folder there"),
+        ("saved_model --out data/images/test.npy/a", "expected a folder there"),
+        ("saved_model --out data/images/test.npy", "expected a folder there"),
+        ("litert --model nothing.keras", "nothing.keras: has no class names"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(project, arguments, told, capsys, monkeypatch):
+    _, error = export(capsys, monkeypatch, *arguments.split())
+    assert told in error
+
+
+def test_a_full_disk_is_told_and_nothing_is_left(project, tmp_path, capsys, monkeypatch):
+    mount(tmp_path, "size=200k")
+    try:
+        for arguments, form, _ in (KINDS["onnx"], KINDS["litert"], KINDS["saved_model"]):
+            out = tmp_path / form.format("full")
+            _, error = export(capsys, monkeypatch, *arguments.split(), "--out", str(out))
+            assert error == f"error: {out}: No space left on device; free some space\n"
+            assert not list(tmp_path.iterdir())
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "tf2onnx"])
+def test_a_missing_package_gets_the_remedy(project, package, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    _, error = export(capsys, monkeypatch, "onnx")
+    assert error == (
+        f"error: --format onnx: no package {package}; run `pip install -e '.[onnx]'`\n"
+    )
+
+
+def test_without_fitting_images_there_is_no_export(projects, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = str(projects["two"] / "models/champion.keras")
+    _, error = export(capsys, monkeypatch, "litert", "--model", model)
+    assert "data/images/test.npy: does not exist" in error
+    assert "run `dvc repro subset` or `dvc pull data/images`" in error
+    monkeypatch.chdir(projects["three"])
+    _, error = export(capsys, monkeypatch, "litert", "--model", model)
+    assert "not the size or the classes of the model" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_with_code_is_refused(project, tmp_path, capsys, monkeypatch):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    code = keras.layers.Lambda(lambda x: x[:, 0, 0, :2])(inputs)
+    saved.save(keras.Model(inputs, code), tmp_path / "hostile.keras", record(TWO))
+    _, error = export(capsys, monkeypatch, "litert", "--model", str(tmp_path / "hostile.keras"))
+    assert "cannot be loaded safely" in error
+
+
+def test_a_model_that_a_format_cannot_hold_is_told(project, tmp_path, capsys, monkeypatch):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    odd = keras.ops.erfinv(keras.ops.mean(inputs, axis=(1, 2)) / 1000)
+    path = tmp_path / "odd.keras"
+    saved.save(keras.Model(inputs, architectures.classifier(odd, 2)), path, record(TWO))
+    for form, suffix in (("litert", ".tflite"), ("onnx", ".onnx")):
+        out = tmp_path / f"odd{suffix}"
+        _, error = export(capsys, monkeypatch, form, "--model", str(path), "--out", str(out))
+        assert f"{out}: cannot be written as {form} (" in error
+        assert error.endswith("); choose another --format\n")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def run(folder: Path, *arguments: str) -> tuple[str, str]:
+    """The program's stdout and stderr, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "convnets", "export", "--format", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout, done.stderr
+
+
+def test_the_screen_shows_the_export_and_the_table_only(projects):
+    for arguments, _, _ in (KINDS["onnx"], KINDS["int8"]):
+        out, error = run(projects["two"], *arguments.split())
+        assert len(out.splitlines()) == 4
+        assert error == ""
+
+
+@pytest.mark.pipeline
+def test_a_real_backbone(tmp_path):
+    frozen = backbone_of("VGG16", 48)
+    features = keras.Input(frozen.output_shape[1:])
+    flat = keras.layers.LayerNormalization()(keras.layers.Flatten()(features))
+    top = keras.Model(features, architectures.classifier(flat, 2), name="head")
+    model = cached.end_to_end(frozen, top, "mirrored", mirrored=True)
+    write_project(tmp_path, model, TWO)
+    images = np.load(tmp_path / "data/images/test.npy")
+    expected = architectures.by_class(model.predict(images, verbose=0))
+    for arguments, form, tolerance in (KINDS["onnx"], KINDS["int8"]):
+        run(tmp_path, *arguments.split())
+        path = tmp_path / "models" / form.format("champion")
+        found = probabilities(path, images.astype(np.float32))
+        assert np.abs(found - expected).max() < tolerance, arguments
