@@ -62,13 +62,13 @@ def prepare(clone: Path, given: argparse.Namespace) -> params.Params:
 
 def unpack(clone: Path, folder: Path) -> None:
     """Write the images of our subset in the book's folder layout."""
-    with archive.open_images(clone / "data/images.zip") as pictures:
+    with archive.opened(clone / "data/images.zip") as files:
         for split in SPLITS:
             table = examples.read_table(clone / f"data/images/{split}.csv")
             for member, label in zip(table["file"], table["class"], strict=True):
                 path = folder / split / label / Path(member).name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(pictures.read(member))
+                path.write_bytes(files.read(member))
 
 
 def operations(layers: list[Any]) -> float:
@@ -110,11 +110,13 @@ def work(clone: Path) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "book", "ours"])
 
 
-def of_book(row: str, clone: Path, images: Path) -> list[dict[str, Any]]:
+def of_book(row: str, clone: Path, images: Path, weights: Path | None) -> list[dict[str, Any]]:
     """Run the book's program; return its measurements under the names of our stages."""
     epochs = EPOCHS_OF_BOOK.get(row, EPOCHS)
     command = [sys.executable, str(ROOT / "benchmarks/book.py"), row, "--epochs", str(epochs)]
-    command += ["--images", str(images), "--weights", str(clone / "data/backbone.weights.h5")]
+    command += ["--images", str(images)]
+    if weights is not None:
+        command += ["--weights", str(weights)]
     seen = run([*command, "--digits", str(clone / "data/mnist.npz")], ROOT)
     told = json.loads(seen.last)
     memory = {"peak": seen.peak, "anonymous": seen.anonymous}
@@ -141,7 +143,9 @@ def of_ours(stage: str, clone: Path, images: int) -> dict[str, Any]:
     return measured | {"step": step, "fixed": seen.wall - EPOCHS * step}
 
 
-def measure(clone: Path, images: Path, p: params.Params, rounds: int) -> pd.DataFrame:
+def measure(
+    clone: Path, images: Path, p: params.Params, weights: Path | None, rounds: int
+) -> pd.DataFrame:
     """Run everything; return one row per stage, side and round."""
     rows: list[dict[str, Any]] = []
 
@@ -159,7 +163,7 @@ def measure(clone: Path, images: Path, p: params.Params, rounds: int) -> pd.Data
     for turn in range(1, rounds + 1):
         peak = {side: max(peak[side], matrix_peak(kind)) for side, kind in peaks.items()}
         for row, stages in ROWS.items():
-            for measured in of_book(row, clone, images):
+            for measured in of_book(row, clone, images, weights):
                 keep("book", turn, measured)
             for stage in stages:
                 views = p.views.count if stage == "extract_views" else 1
@@ -235,7 +239,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         clone, images = Path(folder) / "convnets", Path(folder) / "images"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-        table = measure(clone, images, prepare(clone, given), given.rounds)
+        table = measure(clone, images, prepare(clone, given), given.weights, given.rounds)
     kind = "photographs" if given.archive else "drawn images"
     note = (
         f"{os.cpu_count()} CPU cores; {given.rounds} rounds; {given.share:.0%} of the book's number"

@@ -7,13 +7,14 @@ smaller caches are its first K views. The book's head trains on each cache from 
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 
-from convnets.base import files, params
+from convnets.base import cluster, files, params
 from convnets.base.console import progress, say
 from convnets.data import examples, npy
 from convnets.data.examples import IMAGES, Examples
@@ -62,7 +63,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     p = params.load()
-    precision.use(precision.policy(p.precision))
+    dtype_policy = precision.policy(p.precision)
+    precision.use(dtype_policy)
     epochs = p.of(STAGE, params.HeadTraining).epochs
     held = {
         split: examples.load(Path(f"data/features/{split}.npy"), IMAGES / f"{split}.csv")
@@ -71,14 +73,12 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         cache = (given.cache or Path(folder)) / "top.npy"
-        base = backbone.build(p.backbone.name, p.image_size, backbone.WEIGHTS)
+        how = (dtype_policy, None, epochs, p.augmentation, p.seed)
         features.write_views(
-            features.extractor(p.backbone.name, base),
+            cluster.mapper(partial(features.prepare_views, *how), True, [backbone.FILE]),
             npy.read("data/images/train.npy"),
             [cache],
             params.Views(count=epochs, max_gigabytes=100),
-            p.augmentation,
-            p.seed,
         )
         train = examples.load(cache, IMAGES / "train.csv", epochs)
         each = train.inputs.reshape(-1, epochs, *train.inputs.shape[1:])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from convnets.base import console, params
-from convnets.data import npy
+from convnets.data import npy, page
 from convnets.data.examples import IMAGES
 from convnets.evaluation import figures, report, scores
 from convnets.tracking.run import recorded
@@ -11,6 +11,7 @@ from convnets.training import augmentation
 from convnets.training.fit import MODELS
 
 METRICS = Path("metrics")
+CHAMPION = Path("models/champion.keras")
 
 
 def main() -> None:
@@ -20,25 +21,29 @@ def main() -> None:
         trained = scores.load(MODELS, run.declared.outs)
         results = scores.compare(trained)
         scores.write(results, METRICS)
-        scores.keep(results, MODELS, Path("models/champion.keras"))
+        scores.keep(results, CHAMPION)
 
         images = npy.read(IMAGES / "test.npy")
         views = augmentation.preview(npy.read(IMAGES / "train.npy")[0], 8, p.seed, p.augmentation)
         drawn = figures.of_results(results, images, views)
         figures.save(drawn["comparison"], METRICS / "comparison.png")
-        page = report.content(results, drawn, images, views)
-        report.write(page, METRICS / "report.html")
+        shown = report.content(results, drawn, images, views)
+        page.write(report.html(shown), METRICS / "report.html")
 
         run.metrics(scores.by_name(results))
         run.figures(drawn)
-        run.text(report.render(page, run.durations()), "report.html")
+        run.text(report.html(shown, run.durations()), "report.html")
         run.artifact(METRICS / "comparison.csv")
+        run.artifact(METRICS / "recall.csv")
+        run.artifact(METRICS / "calibration.csv")
+        of_models = scores.of_models(results)
+        run.score_models({MODELS / f"{name}.keras": of_models[name] for name in of_models})
         run.register(
-            results.best.model,
-            images[:2],
+            CHAMPION,
             results.best.record.classes,
             results.champion,
             results.why(),
+            results.validated(),
         )
     console.say(results.table.round(4).to_string())
     console.say(f"champion, by validation: {results.champion}; see metrics/report.html")

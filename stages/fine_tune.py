@@ -21,8 +21,7 @@ def main() -> None:
     before = saved.load(MODELS / "train_augmented_head.keras").get_layer("head")
 
     def parts() -> tuple[keras.Model, keras.Model]:
-        base = backbone.build(p.backbone.name, p.image_size, backbone.WEIGHTS)
-        return backbone.split(base, p.backbone.fine_tune_from)
+        return backbone.split(backbone.load(), p.backbone.fine_tune_from)
 
     def build() -> keras.Model:
         _, tuned = parts()
@@ -32,10 +31,18 @@ def main() -> None:
 
     with recorded(given.stage) as run:
         top = fit(
-            build, train, cached.held_out(suffixes), how, run, seed=p.seed, numbers=p.precision
+            build,
+            train,
+            cached.held_out(suffixes),
+            how,
+            run,
+            seed=p.seed,
+            numbers=p.precision,
+            monitor=p.monitor,
+            class_weight=p.class_weight,
         )
         frozen, _ = parts()
-        cached.finish(top, frozen, suffixes, Identity.given(given), p, run)
+        cached.finish(top, frozen, suffixes, Identity.given(given), run)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ def main() -> None:
             run,
             seed=p.seed,
             numbers=p.precision,
+            monitor=p.monitor,
+            class_weight="none" if given.digits else p.class_weight,
             augmentation=p.augmentation if given.augmented else None,
         )
         inputs, labels = (path.as_posix() for path in task.test)
@@ -85,8 +87,9 @@ def main() -> None:
             inputs=[inputs],
             labels=labels,
             history=fitted.history,
+            monitor=fitted.monitor,
         )
-        publish(fitted.model, record, run, task.train.inputs[:2])
+        publish(fitted.model, record, run)
 
 
 if __name__ == "__main__":

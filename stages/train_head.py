@@ -34,10 +34,11 @@ def main() -> None:
             run,
             seed=p.seed,
             numbers=p.precision,
+            monitor=p.monitor,
             schedule=how.schedule,
+            class_weight=p.class_weight,
         )
-        frozen = backbone.build(p.backbone.name, p.image_size, backbone.WEIGHTS)
-        cached.finish(head, frozen, suffixes, Identity.given(given), p, run)
+        cached.finish(head, backbone.load(), suffixes, Identity.given(given), run)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import book, compare, measure
 from convnets.base import params
 from convnets.models import architectures, backbone
-from tests.commands import ROOT
+from tests.commands import ROOT, backbone_of
 
 HEAD = params.load(ROOT / "presets/book.yaml").of("train_feature_head", params.HeadTraining)
 
@@ -37,7 +37,7 @@ def test_the_books_models_have_its_parameters_and_are_ours(tmp_path):
     base = book.backbone(None)
     assert base.count_params() == 14_714_688
     tuned = book.on_backbone(base, True).trainable_weights
-    _, ours = backbone.split(backbone.build("VGG16", 180), 4)
+    _, ours = backbone.split(backbone_of("VGG16", 180), 4)
     top = [
         *ours.trainable_weights,
         *architectures.build_head((5, 5, 512), 2, HEAD).trainable_weights,
@@ -76,6 +76,7 @@ def test_minutes_are_put_together(tmp_path):
         anonymous=0.5,
         before=3.0,
         numbers="float32",
+        monitor="val_loss",
         matrix_peak=2e11,
     )
     text = compare.write(table, tmp_path, "2 cores.")

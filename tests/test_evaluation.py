@@ -1,13 +1,17 @@
-"""Scores and their intervals."""
+"""Scores, their intervals, and calibration."""
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convnets.evaluation import metrics, scores
+from convnets.evaluation import calibration, chance, metrics
+from convnets.evaluation.calibration import Outputs
 from convnets.evaluation.metrics import Predictions
-from convnets.models.architectures import by_class
+from convnets.models.architectures import by_class, classifier
+from convnets.models.saved import best_epoch
 from tests.commands import record
 
 
@@ -45,17 +49,108 @@ def test_a_metric_is_a_row_of_one_table():
 
 def test_validation_scores_are_those_of_the_epoch_that_was_kept():
     epochs = [{"val_accuracy": a, "val_loss": b} for a, b in ((0.5, 0.9), (0.8, 0.4), (0.9, 0.6))]
-    known = record([], history=epochs)
-    assert known.best == 2
     tested = Predictions(np.array([0, 1]), np.eye(2))
-    found = metrics.score(tested, known)
-    assert (found["val_accuracy"], found["val_loss"]) == (0.8, 0.4)
+    for monitor, kept in (("val_loss", 2), ("val_accuracy", 3)):
+        known = record([], history=epochs, monitor=monitor)
+        assert known.best == kept
+        found = metrics.score(tested, known)
+        assert [found["val_accuracy"], found["val_loss"]] == list(epochs[kept - 1].values())
+
+
+def test_of_epochs_that_are_equally_accurate_the_lower_loss_is_kept():
+    epochs = [{"val_accuracy": a, "val_loss": b} for a, b in ((0.9, 0.5), (0.9, 0.4), (0.9, 0.4))]
+    assert best_epoch(epochs, "val_accuracy") == best_epoch(epochs, "val_loss") == 2
+
+
+def certain(labels: np.ndarray, right: np.ndarray, odds: float) -> Outputs:
+    """Outputs of a model with these odds for its prediction, which is right or wrong."""
+    predicted = np.where(right, labels, 1 - labels)
+    return Outputs(labels, (odds * np.eye(2)[predicted])[None])
+
+
+def calibrated(labels: np.ndarray, right: np.ndarray, odds: float) -> calibration.Calibrated:
+    given = certain(labels, right, odds)
+    return calibration.calibrate(given, given)
+
+
+def test_a_temperature_makes_confidence_accuracy():
+    """A model that says 99.99 % and is right in 90 % is told to say about 90 %."""
+    labels, right = np.tile([0, 1], 500), np.arange(1000) % 10 > 0
+    before = certain(labels, right, 9.2).predictions()
+    found = calibrated(labels, right, 9.2)
+    assert before.probabilities.max(axis=1).mean() > 0.999
+    assert found.test.probabilities.max(axis=1).mean() == pytest.approx(0.9, abs=0.002)
+    assert found.temperature == pytest.approx(9.2 / np.log(9), rel=0.02)
+    assert (found.test.predicted == before.predicted).all()
+    assert calibration.error(before) == pytest.approx(0.1, abs=0.001)
+    assert calibration.error(found.test) < 0.002
+    assert metrics.cross_entropy(found.test) < metrics.cross_entropy(before)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.floats(0.1, 20))
+def test_calibration_changes_no_prediction_and_never_the_order(seed, classes, scale):
+    chance = np.random.default_rng(seed)
+    labels = np.arange(60) % classes
+    logits = scale * (np.eye(classes)[labels] + chance.normal(0, 1, (60, classes)))
+    given = Outputs(labels, logits[None])
+    found = calibration.calibrate(given, given)
+    assert (found.test.predicted == logits.argmax(axis=1)).all()
+    assert found.test.probabilities.sum(axis=1) == pytest.approx(np.ones(60))
+    assert 0.04 < found.temperature < 9000
+
+
+def test_a_model_without_a_mistake_is_not_made_certain():
+    labels = np.tile([0, 1], 40)
+    found = calibrated(labels, np.ones(80, bool), 1.0)
+    assert 0.95 < found.test.probabilities.max() < 0.999
+
+
+def test_mcnemar_is_the_published_example():
+    # Agresti, Categorical Data Analysis (2002), table 10.1 has the discordant counts 86 and 150.
+    counts = {(True, False): 86, (False, True): 150, (True, True): 794, (False, False): 570}
+    first, second = np.repeat([*counts], [*counts.values()], axis=0).T
+    assert chance.mcnemar(first, second) == pytest.approx(3.7e-5, rel=0.05)
+    assert chance.mcnemar(first, first) == 1
 
 
 def test_the_champion_is_chosen_by_validation():
+    """Where accuracies do not differ beyond chance, the calibrated log loss decides."""
+    labels, order = np.tile([0, 1], 40), np.arange(80)
+    lucky = calibrated(labels, order >= 2, 30)
+    sharp = certain(labels, order >= 4, 4)
+    sharp.logits[0, order < 8] *= 0.05  # it knows where it is not sure
     found = {
-        "a": {"val_accuracy": 0.9, "val_loss": 0.3, "test_accuracy": 0.99},
-        "b": {"val_accuracy": 0.95, "val_loss": 0.2, "test_accuracy": 0.90},
-        "c": {"val_accuracy": 0.95, "val_loss": 0.1, "test_accuracy": 0.80},
+        "lucky": lucky,
+        "sharp": calibration.calibrate(sharp, sharp),
+        "worse": calibrated(labels, order >= 20, 3),
     }
-    assert scores.champion(found) == "c"
+    right = {name: each.validation.right for name, each in found.items()}
+    assert chance.mcnemar(right["lucky"], right["sharp"]) > 0.05
+    assert chance.mcnemar(right["lucky"], right["worse"]) < 0.05
+    assert calibration.best(found) == "sharp"
+    del found["sharp"]
+    assert calibration.best(found) == "lucky"
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_saved_model_is_calibrated(classes, nested):
+    """Dividing the last weights gives what the temperature promises, and adds no layer."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    inner = keras.Model(inputs, classifier(keras.layers.Dense(8)(inputs), classes))
+    outer = keras.Input((4,))
+    model = keras.Model(outer, inner(outer)) if nested else inner
+    pixels, labels = np.random.default_rng(0).normal(0, 9, (32, 4)).astype("f4"), np.arange(32) % 2
+    logits = calibration.logits(
+        model, tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(8)
+    )
+    given, config = Outputs(labels, logits[None]), model.get_config()
+    np.testing.assert_allclose(
+        given.predictions().probabilities, by_class(model.predict(pixels, verbose=0)), atol=1e-6
+    )
+    calibration.apply(model, 7.0)
+    np.testing.assert_allclose(
+        given.predictions(7.0).probabilities, by_class(model.predict(pixels, verbose=0)), atol=1e-6
+    )
+    assert model.get_config() == config

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from convnets.evaluation import explain, figures, report, scores
+from convnets.evaluation.calibration import Outputs
 from convnets.evaluation.metrics import Predictions
 from convnets.models import architectures
 from tests.commands import TRAINING, command, record
@@ -22,7 +23,7 @@ def results(classes: list[str], right: bool = False) -> scores.Results:
     chance = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
     convnet = architectures.convnet(SIZE, len(classes), 0)
-    trained, tested = {}, {}
+    trained, tested, validated = {}, {}, {}
     for stage in TRAINING:
         name = stage.replace("@", "_")
         digits = {"labels": "data/mnist.npz"} if "--digits" in command(stage) else {}
@@ -34,7 +35,10 @@ def results(classes: list[str], right: bool = False) -> scores.Results:
         labels = np.repeat(np.arange(len(of_classes)), 5)
         alike = np.ones(len(of_classes))
         probabilities = np.diag(alike)[labels] if right else chance.dirichlet(alike, len(labels))
-        tested[name] = Predictions(labels, probabilities)
+        logits = np.log(probabilities.clip(1e-9))[None]
+        tested[name] = Outputs(labels, logits)
+        if not digits:
+            validated[name] = Outputs(labels, 3 * logits)
     labels = tested["fine_tune"].labels
     files = pd.DataFrame(
         {
@@ -43,7 +47,7 @@ def results(classes: list[str], right: bool = False) -> scores.Results:
             "label": labels,
         }
     )
-    return scores.gather(trained, tested, files)
+    return scores.gather(trained, tested, validated, files)
 
 
 def page(found: scores.Results, seconds: dict[str, float] | None = None) -> str:
@@ -53,7 +57,7 @@ def page(found: scores.Results, seconds: dict[str, float] | None = None) -> str:
     shown = report.content(found, drawn, images, views)
     for figure in drawn.values():
         figures.plt.close(figure)
-    return report.render(shown, seconds)
+    return report.html(shown, seconds)
 
 
 class Elements(HTMLParser):
@@ -80,7 +84,8 @@ def test_names_from_outside_are_harmless_and_the_page_needs_nothing_else():
     for tag, attributes in parsed.found:
         assert not any(name.startswith("on") for name in attributes), (tag, attributes)
         for name in ("src", "href", "xlink:href"):
-            assert (attributes.get(name) or "#").startswith(("#", "data:image/"))
+            target = attributes.get(name) or "#"
+            assert target.startswith(("#", "data:image/")) or target == "data.html"
     assert set(re.findall(r"url\((.)", html)) <= {"#"}
     for name in HOSTILE:
         assert parsed.text.count(name) > len(found.of_images()), name
@@ -96,6 +101,54 @@ def test_the_same_results_give_the_same_bytes_and_only_mlflow_gets_the_time():
     assert len(html.encode()) < 1.5e6
     assert "<th>seconds" not in html
     assert "<td>train_scratch</td><td>12.3</td>" in page(found, {"train_scratch": 12.34})
+
+
+def test_the_digits_stand_apart_and_recall_is_by_class():
+    found = results(["ant", "bee", "cow"])
+    html = page(found)
+    assert (
+        html.index("On the images") < html.index("title of fine_tune") < html.index("On the digits")
+    )
+    assert html.index("On the digits") < html.index("title of train_mnist_max_pooling")
+    recall = found.recall()
+    assert "train_mnist_max_pooling" not in recall
+    assert list(recall.index) == ["ant", "bee", "cow"]
+    tested = found.tested["fine_tune"]
+    of_bees = tested.predicted[tested.labels == 1]
+    assert recall.loc["bee", "fine_tune"] == (of_bees == 1).mean()
+    assert recall["fine_tune"].mean() == found.table.loc["fine_tune", "balanced_accuracy"]
+    two = figures.comparison(found).axes
+    assert [axes.get_title(loc="left") for axes in two] == ["the images", "the digits"]
+
+
+def test_predictions_are_by_name(tmp_path):
+    """`compare` reads them. A class may be named as a number or as what pandas takes for none."""
+    found = results(["001", "NA"])
+    written = set()
+    for _ in range(2):
+        scores.write(found, tmp_path)
+        written.add((tmp_path / "predictions.csv").read_bytes())
+    assert len(written) == 1
+    table = pd.read_csv(tmp_path / "predictions.csv", dtype=str, keep_default_na=False)
+    assert list(table.columns) == ["file", "class", *found.of_images()]
+    assert set(table["class"]) == {"001", "NA"}
+    for name in found.of_images():
+        right = (table[name] == table["class"]).mean()
+        assert right == found.table.loc[name, "test_accuracy"]
+
+
+def test_differences_of_all_pairs_are_shown_both_ways():
+    found = results(list("abcdefgh"))
+    better = found.tested["fine_tune"]
+    found.tested["fine_tune"] = Predictions(better.labels, np.eye(8)[better.labels])
+    html = page(found)
+    rows = html.partition('id="differences"')[2].partition("</table>")[0].split("<tr>")[2:]
+    of_images = found.of_images()
+    assert len(rows) == len(of_images)
+    for name, row in zip(of_images, rows, strict=True):
+        sign = r"\+" if name == "fine_tune" else "-"
+        marked = re.findall(rf"<b>{sign}\d+\.\d \*</b><small>p &lt; 0\.001", row)
+        assert len(marked) == (len(of_images) - 1 if name == "fine_tune" else 1)
 
 
 def test_no_mistakes_and_many_classes():

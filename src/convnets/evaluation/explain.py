@@ -1,5 +1,6 @@
 """What a model looks at: feature maps and Grad-CAM (the book's section 9.4)."""
 
+from functools import lru_cache
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from convnets.models import internals
 
+FEWEST = 7  # positions along each side of a map of evidence
 POOLING = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
 
 
@@ -32,7 +34,8 @@ def grad_cam(
 
     Selvaraju et al. (2017), arXiv:1610.02391.
 
-    The map is from the last layer before pooling that still has at least 5 × 5 positions. The score
+    The map is from the last layer before pooling that still has at least 7 × 7 positions, the
+    fewest in the paper. On fewer, the evidence runs over the edges of what is seen. The score
     is taken before the sigmoid or softmax, as in the paper.
 
     Args:
@@ -44,18 +47,7 @@ def grad_cam(
     Returns:
         (n, h', w'), 0 to 1, smaller than the images.
     """
-    if isinstance(model.layers[-1], keras.layers.Average):
-        model = keras.Model(model.input, model.layers[-1].input[0])
-    start, path = internals.steps(model)
-    last = next(
-        step
-        for step in reversed(path)
-        if len(step.output.shape) == 4
-        and min(step.output.shape[1:3]) >= 5
-        and not isinstance(step.layer, POOLING)
-    )
-    dense = path[-1].layer
-    parts = keras.Model(start, [last.output, path[-1].input])
+    parts, dense = _parts(model)
     with tf.GradientTape() as tape:
         maps, inputs = parts(tf.cast(images, tf.float32), training=False)
         scores = tf.linalg.matmul(inputs, dense.kernel) + dense.bias
@@ -67,3 +59,19 @@ def grad_cam(
     highest = evidence.max(axis=(1, 2), keepdims=True)
     scaled: NDArray[np.float32] = evidence / np.where(highest > 0, highest, 1)
     return scaled
+
+
+@lru_cache(maxsize=2)  # a server explains many pictures, one by one
+def _parts(model: keras.Model) -> tuple[keras.Model, keras.layers.Dense]:
+    """Return a model from pixels to the explained maps and the last layer's input; that layer."""
+    if isinstance(model.layers[-1], keras.layers.Average):
+        model = keras.Model(model.input, model.layers[-1].input[0])
+    start, path = internals.steps(model)
+    last = next(
+        step
+        for step in reversed(path)
+        if len(step.output.shape) == 4
+        and min(step.output.shape[1:3]) >= FEWEST
+        and not isinstance(step.layer, POOLING)
+    )
+    return keras.Model(start, [last.output, path[-1].input]), path[-1].layer

@@ -19,7 +19,9 @@ from PIL import Image
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from convnets.base import files
-from convnets.evaluation.scores import Results, Trained, mistakes
+from convnets.evaluation import calibration
+from convnets.evaluation.metrics import Predictions
+from convnets.evaluation.scores import Results, mistakes
 from convnets.training.fit import BLUE, RED, plot
 
 INK = "#12161c"  # an SVG replaces it with the colour of the surrounding text
@@ -69,7 +71,7 @@ def of_results(
         images: the test images, (n, h, w, 3).
         views: views of one training image, (k, h, w, 3).
     """
-    best, names = results.tested[results.champion], results.best.record.classes
+    best, names = results.answers, results.best.record.classes
     worst = mistakes(best, 15)
     titles = [
         f"{names[best.predicted[row]]} {best.probabilities[row].max():.0%}, "
@@ -78,7 +80,8 @@ def of_results(
     ]
     histories = results.histories()
     drawn = {
-        "comparison": comparison(results.table, results.trained),
+        "comparison": comparison(results),
+        "reliability": reliability(results.tested[results.champion], best),
         "augmentation": gallery(views, [""] * len(views), columns=3),
         "most_confident_mistakes": gallery(images[worst], titles),
     }
@@ -86,7 +89,7 @@ def of_results(
         drawn[f"overview/{metric}"] = overview(histories, metric)
     for name, tested in results.tested.items():
         classes = results.trained[name].record.classes
-        drawn[f"curves/{name}"] = curves(histories[name], name)
+        drawn[f"curves/{name}"] = curves(histories[name], name, results.trained[name].record.best)
         drawn[f"confusion/{name}"] = confusion(tested.labels, tested.predicted, classes, name)
     return drawn
 
@@ -97,32 +100,50 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(part, dpi=120, metadata={"Software": None})
 
 
-def comparison(table: pd.DataFrame, trained: dict[str, Trained]) -> Figure:
+def comparison(results: Results) -> Figure:
     """Draw each model's test accuracy with its 95 % interval, beside the book's accuracy.
 
-    Args:
-        table: the table of `Results`.
-        trained: the models, in the table's order.
+    The models of digits have axes of their own.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 0.5 * len(table) + 1.2), layout="constrained")
-    rows = np.arange(len(table))[::-1]
-    accuracy = table["test_accuracy"]
-    errors = np.array([accuracy - table["low"], table["high"] - accuracy])
-    axes.barh(
-        rows, accuracy, xerr=errors, height=0.55, color=BLUE, ecolor=INK, capsize=3, label="ours"
+    groups = results.by_data()
+    heights = [len(names) for names in groups.values()]
+    figure, axes = plt.subplots(
+        len(groups),
+        squeeze=False,
+        sharex=True,
+        height_ratios=heights,
+        figsize=(6.4, 0.5 * sum(heights) + 0.5 * len(groups) + 0.8),
+        layout="constrained",
     )
-    # For one model the book gives the validation accuracy: a hollow mark.
-    tested = [each.record.book_split == "test" for each in trained.values()]
-    mark = partial(axes.scatter, marker="D", edgecolors=RED, zorder=3)
-    mark(table["book"], rows, facecolors=[RED if on_test else "none" for on_test in tested])
-    mark([], [], facecolors=RED, label="the book")
-    mark([], [], facecolors="none", label="the book, validation")
-    axes.set_yticks(rows, list(table.index))
-    axes.set_xlim(min(0.4, float(table["low"].min())), 1.04)
-    for row, value in zip(rows, accuracy, strict=True):
-        axes.text(axes.get_xlim()[0] + 0.005, row, f"{value:.1%}", va="center", color="white")
-    axes.set_xlabel("test accuracy, with its 95 % Wilson interval")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    lowest = min(0.4, float(results.table["low"].min()))
+    for part, (data, names) in zip(axes.flat, groups.items(), strict=True):
+        table = results.table.loc[names]
+        rows = np.arange(len(table))[::-1]
+        accuracy = table["test_accuracy"]
+        errors = np.array([accuracy - table["low"], table["high"] - accuracy])
+        part.barh(
+            rows,
+            accuracy,
+            xerr=errors,
+            height=0.55,
+            color=BLUE,
+            ecolor=INK,
+            capsize=3,
+            label="ours",
+        )
+        # For one model the book gives the validation accuracy: a hollow mark.
+        tested = [results.trained[name].record.book_split == "test" for name in names]
+        mark = partial(part.scatter, marker="D", edgecolors=RED, zorder=3)
+        mark(table["book"], rows, facecolors=[RED if on_test else "none" for on_test in tested])
+        mark([], [], facecolors=RED, label="the book")
+        mark([], [], facecolors="none", label="the book, validation")
+        part.set_yticks(rows, names)
+        part.set_xlim(lowest, 1.04)
+        for row, value in zip(rows, accuracy, strict=True):
+            part.text(lowest + 0.005, row, f"{value:.1%}", va="center", color="white")
+        part.set_title(data, loc="left", fontsize="medium")
+    part.set_xlabel("test accuracy, with its 95 % Wilson interval")
+    figure.legend(*part.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -146,16 +167,17 @@ def overview(histories: dict[str, pd.DataFrame], metric: str) -> Figure:
     return figure
 
 
-def curves(history: pd.DataFrame, title: str) -> Figure:
+def curves(history: pd.DataFrame, title: str, best: int) -> Figure:
     """Draw one model's training and validation accuracy and loss by epoch.
 
     Args:
         history: one row per epoch, with the index `epoch`.
         title: the figure's title.
+        best: the epoch that was kept.
     """
     figure, both = plt.subplots(1, 2, figsize=(4.8, 2.5), layout="constrained")
     for axes, metric in zip(both, ("accuracy", "loss"), strict=True):
-        plot(axes, history, metric)
+        plot(axes, history, metric, best)
     figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(title)
     return figure
@@ -183,6 +205,26 @@ def confusion(
     if not few:
         shown.ax_.set(xticks=[], yticks=[])
     axes.set_title(title)
+    return figure
+
+
+def reliability(before: Predictions, after: Predictions) -> Figure:
+    """Draw the share of right predictions by confidence, before and after calibration.
+
+    A larger mark stands for more images. On the diagonal, a model is as often right as it says.
+    """
+    figure, both = plt.subplots(1, 2, sharey=True, figsize=(5.6, 3.1), layout="constrained")
+    titles = ("before calibration", "after calibration")
+    for axes, tested, title in zip(both, (before, after), titles, strict=True):
+        binned = calibration.reliability(tested)
+        lowest = 1 / tested.probabilities.shape[1]
+        axes.plot([lowest, 1], [lowest, 1], color="grey", linestyle=":")
+        axes.plot(binned["confidence"], binned["accuracy"], color=BLUE)
+        sizes = 10 + 200 * binned["images"] / binned["images"].sum()
+        axes.scatter(binned["confidence"], binned["accuracy"], sizes, color=BLUE)
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("probability of the prediction")
+    both[0].set_ylabel("share that is right")
     return figure
 
 

@@ -26,9 +26,14 @@ class Predictions(NamedTuple):
         return np.asarray(self.probabilities.argmax(axis=1))
 
     @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each of the (n,) predictions is correct."""
+        return np.asarray(self.predicted == self.labels)
+
+    @property
     def correct(self) -> int:
         """The number of correct predictions."""
-        return int((self.predicted == self.labels).sum())
+        return int(self.right.sum())
 
 
 class Metric(NamedTuple):

@@ -1,36 +1,19 @@
 """The results of `evaluate` as one self-contained page: no network, no script, no server."""
 
-import base64
-import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
-from convnets.base import files
-from convnets.evaluation import explain, figures
+from convnets.data.page import picture, render
+from convnets.evaluation import chance, explain, figures
 from convnets.evaluation.metrics import METRICS
 from convnets.evaluation.scores import Results, mistakes, successes
 
-THUMBNAIL, MOSAIC = 192, 1536  # the longer side in pixels, at most
+MOSAIC = 1536  # the longer side in pixels, at most
 MAPS = 32  # shown of the first convolution
-
-
-def picture(pixels: NDArray[Any], size: int = THUMBNAIL) -> str:
-    """Return (h, w, 3) pixels from 0 to 255 as the data URI of a WebP image.
-
-    An image with a side of more than `size` pixels is reduced.
-    """
-    image = Image.fromarray(np.asarray(pixels).clip(0, 255).astype(np.uint8))
-    image.thumbnail((size, size))
-    file = io.BytesIO()
-    image.save(file, "WEBP", quality=80)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def content(
@@ -47,7 +30,7 @@ def content(
         images: the test images, (n, h, w, 3).
         views: one training image and then its augmented views, (k, h, w, 3).
     """
-    best = results.tested[results.champion]
+    best = results.answers
     wrong = mistakes(best, 12)
     explained = [*wrong[:4], *successes(best, 4)]
     evidence = explain.grad_cam(results.best.model, images[explained], best.predicted[explained])
@@ -71,12 +54,22 @@ def content(
         "champion": results.champion,
         "records": records,
         "metrics": METRICS,
-        "table": results.table.reset_index().to_dict("records"),
+        "groups": {
+            data: results.table.loc[names].reset_index().to_dict("records")
+            for data, names in results.by_data().items()
+        },
+        "recall": results.recall().to_dict("index"),
         "counts": results.images["class"].value_counts().reindex(classes).to_dict(),
         "comparison": drawings("comparison")[0],
+        "differences": {
+            (row["first"], row["second"]): row for row in results.differences().to_dict("records")
+        },
+        "level": chance.LEVEL,
         "curves": drawings("overview/") + drawings("curves/"),
         "views": [picture(view) for view in views],
         "confusions": drawings("confusion/"),
+        "calibration": results.calibration.to_dict("index"),
+        "reliability": drawings("reliability")[0],
         "mistakes": [example(row) for row in wrong],
         "explained": [
             example(row) | {"evidence": picture(figures.overlay(images[row], found))}
@@ -103,26 +96,11 @@ def _first_convolutions(results: Results) -> list[str]:
     return [name for name in names if name not in on_backbone[1:]]
 
 
-def render(shown: dict[str, Any], seconds: dict[str, float] | None = None) -> str:
-    """Return the page as HTML. All external text is escaped.
+def html(shown: dict[str, Any], seconds: dict[str, float] | None = None) -> str:
+    """Return the page. The same results give the same bytes.
 
     Args:
         shown: from `content`.
         seconds: the duration of each stage, if the page is to show it.
     """
-    environment = Environment(
-        loader=PackageLoader("convnets.evaluation", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    environment.filters["number"] = lambda value, form: form.format(value).replace("%", " %")
-    return environment.get_template("report.html").render(shown, seconds=seconds)
-
-
-def write(shown: dict[str, Any], path: Path) -> None:
-    """Write the page, atomically. The same results give the same bytes."""
-    with files.atomic(path) as part:
-        part.write_text(render(shown), encoding="utf-8")
+    return render("convnets.evaluation", "report.html", shown | {"seconds": seconds})

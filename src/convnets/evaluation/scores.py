@@ -1,19 +1,22 @@
 """Score all trained models on the test images, compare them, and choose the champion."""
 
-import shutil
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import pandas as pd
+from sklearn.metrics import recall_score
 
 from convnets.base import files
 from convnets.base.console import InputError, progress
 from convnets.data import digits, examples
 from convnets.data.examples import Examples
+from convnets.evaluation import calibration, chance
+from convnets.evaluation.calibration import Calibrated, Outputs
 from convnets.evaluation.metrics import METRICS, Predictions, score
-from convnets.models import architectures, saved
+from convnets.models import saved
 from convnets.models.saved import Record
 from convnets.training import batches
 from convnets.training.fit import by_epoch
@@ -33,7 +36,7 @@ class Trained(NamedTuple):
     @property
     def of_the_book(self) -> bool:
         """Whether the book's figure is about the same things: digits, or cats and dogs."""
-        return not self.sees_images or self.record.classes == ["cat", "dog"]
+        return not self.sees_images or [c.casefold() for c in self.record.classes] == ["cat", "dog"]
 
 
 class Results(NamedTuple):
@@ -43,6 +46,8 @@ class Results(NamedTuple):
     champion: str
     trained: dict[str, Trained]
     tested: dict[str, Predictions]
+    calibrated: dict[str, Calibrated]  # of the models of images alone
+    calibration: pd.DataFrame  # one row per model of images: before and after calibration
     images: pd.DataFrame  # one row per test image: file, class and label
 
     @property
@@ -50,20 +55,76 @@ class Results(NamedTuple):
         """The champion."""
         return self.trained[self.champion]
 
+    @property
+    def answers(self) -> Predictions:
+        """The champion's calibrated predictions for the test images."""
+        return self.calibrated[self.champion].test
+
     def of_images(self) -> list[str]:
         """Return the names of the models of images. The champion is chosen from these."""
         return [name for name, trained in self.trained.items() if trained.sees_images]
+
+    def by_data(self) -> dict[str, list[str]]:
+        """Return the names of the models of images, and of those of digits, if there are any."""
+        of_images = self.of_images()
+        of_digits = [name for name in self.trained if name not in of_images]
+        groups = {"the images": of_images, "the digits": of_digits}
+        return {data: names for data, names in groups.items() if names}
+
+    def recall(self) -> pd.DataFrame:
+        """Return each class's share of correct predictions, by model of the images."""
+        classes = self.best.record.classes
+        found = {
+            name: recall_score(
+                tested.labels, tested.predicted, labels=range(len(classes)), average=None
+            )
+            for name, tested in self.tested.items()
+            if self.trained[name].sees_images
+        }
+        return pd.DataFrame(found, index=pd.Index(classes, name="class"))
+
+    def predictions(self) -> pd.DataFrame:
+        """Return each test image's `file` and `class`, and the class that each model predicts.
+
+        The models are those of images, as they were trained.
+        """
+        named = {
+            name: np.array(self.trained[name].record.classes)[self.tested[name].predicted]
+            for name in self.of_images()
+        }
+        return self.images[["file", "class"]].assign(**named)
+
+    def differences(self) -> pd.DataFrame:
+        """Return a row for each pair of models of the images, with p values by Holm."""
+        right = {name: {0: pd.Series(self.tested[name].right)} for name in self.of_images()}
+        pairs = chance.pairs(right)
+        return pairs.assign(p=chance.holm(pairs["p"]))
 
     def histories(self) -> dict[str, pd.DataFrame]:
         """Return a table for each model, with one row per epoch."""
         return {name: by_epoch(trained.record.history) for name, trained in self.trained.items()}
 
+    def validated(self) -> dict[str, str]:
+        """Return the champion's scores on the validation images, and a hash of these images."""
+        digest = hashlib.sha256()
+        for kind in ("npy", "csv"):
+            with (examples.IMAGES / f"validation.{kind}").open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        best = self.calibration.loc[self.champion]
+        return {
+            "val_accuracy": str(best["val_accuracy"]),
+            "val_loss": str(best["calibrated_val_log_loss"]),
+            "validation": digest.hexdigest(),
+        }
+
     def why(self) -> str:
         """Return why the champion was chosen."""
-        best = self.table.loc[self.champion]
+        found = self.calibration
+        best, equal = found.loc[self.champion], found["p_value"] >= chance.LEVEL
         return (
-            f"right on {best['val_accuracy']:.2%} of the validation images, the best of "
-            f"{len(self.of_images())} models, and on {best['test_accuracy']:.2%} of the test images"
+            f"right on {best['val_accuracy']:.2%} of the validation images; of {len(found)} "
+            f"models, {equal.sum()} do not differ from the best one beyond chance, and of these it "
+            f"has the lowest calibrated log loss, {best['calibrated_val_log_loss']:.4f}"
         )
 
 
@@ -95,92 +156,125 @@ def load(folder: Path, made: frozenset[str]) -> dict[str, Trained]:
     return {path.stem: Trained(saved.load(path), records[path]) for path in paths}
 
 
-def test(trained: Trained) -> Predictions:
-    """Run a model on its test split, from cached features if it has them."""
+def outputs(trained: Trained, split: str) -> Outputs:
+    """Run a model on a split, from cached features if it has them.
+
+    Args:
+        trained: the model.
+        split: test; for a model of the images also validation.
+    """
     model, record = trained
     scored = model.get_layer(record.part) if record.part else model
-    given = [_examples(Path(file), Path(record.labels)) for file in record.inputs]
-    outputs = [scored.predict(batches.in_order(split, 64), verbose=0) for split in given]
-    return Predictions(given[0].labels, architectures.by_class(np.mean(outputs, axis=0)))
+    given = [_examples(Path(file), Path(record.labels), split) for file in record.inputs]
+    logits = [calibration.logits(scored, batches.in_order(each, 64)) for each in given]
+    return Outputs(given[0].labels, np.stack(logits))
 
 
-def _examples(inputs: Path, labels: Path) -> Examples:
+def _examples(inputs: Path, labels: Path, split: str) -> Examples:
     if inputs.suffix == ".npz":
-        return digits.load(inputs, "test")
+        return digits.load(inputs, split)
+    inputs, labels = (path.with_name(path.name.replace("test", split)) for path in (inputs, labels))
     return examples.load(inputs, labels)
 
 
 def compare(trained: dict[str, Trained]) -> Results:
     """Score all models on their test splits, and choose the champion from the models of images."""
     names = progress(trained, "test", len(trained))
-    tested = {name: test(trained[name]) for name in names}
-    return gather(trained, tested, examples.read_table(examples.IMAGES / "test.csv"))
+    tested = {name: outputs(trained[name], "test") for name in names}
+    of_images = [name for name in trained if trained[name].sees_images]
+    validated = {
+        name: outputs(trained[name], "validation")
+        for name in progress(of_images, "validate", len(of_images))
+    }
+    return gather(trained, tested, validated, examples.read_table(examples.IMAGES / "test.csv"))
 
 
 def gather(
-    trained: dict[str, Trained], tested: dict[str, Predictions], images: pd.DataFrame
+    trained: dict[str, Trained],
+    tested: dict[str, Outputs],
+    validated: dict[str, Outputs],
+    images: pd.DataFrame,
 ) -> Results:
     """Combine the results.
 
     Args:
         trained: all models, by name.
-        tested: their predictions for their test splits.
+        tested: their outputs for their test splits.
+        validated: the outputs for the validation images, of the models of images.
         images: one row per test image.
     """
-    scores = {name: score(of_model, trained[name].record) for name, of_model in tested.items()}
+    predictions = {name: each.predictions() for name, each in tested.items()}
+    scores = {name: score(each, trained[name].record) for name, each in predictions.items()}
     table = pd.DataFrame.from_dict(scores, orient="index").rename_axis("model")
     book = {name: each.record.book for name, each in trained.items() if each.of_the_book}
     table["book"] = pd.Series(book, dtype=float).reindex(table.index)
-    best = champion({name: scores[name] for name in scores if trained[name].sees_images})
-    return Results(table, best, trained, tested, images)
-
-
-def champion(scores: dict[str, dict[str, float]]) -> str:
-    """Return the model with the best validation accuracy. The lower loss breaks ties."""
-    return max(scores, key=lambda name: (scores[name]["val_accuracy"], -scores[name]["val_loss"]))
+    calibrated = {
+        name: calibration.calibrate(each, tested[name]) for name, each in validated.items()
+    }
+    champion = calibration.best(calibrated)
+    before_and_after = calibration.table(predictions, calibrated)
+    return Results(table, champion, trained, predictions, calibrated, before_and_after, images)
 
 
 def write(results: Results, folder: Path) -> None:
-    """Write the comparison, the scores, the curves and the champion's predictions.
+    """Write the comparison, the scores, the curves and the predictions.
 
     DVC shows `models/<name>.json`: the metrics for comparing experiments.
     """
-    with files.atomic(folder / "comparison.csv") as part:
-        results.table.to_csv(part)
+    tables = {
+        "comparison": results.table,
+        "recall": results.recall(),
+        "calibration": results.calibration,
+        "curves": pd.concat(results.histories(), names=["model"]),
+    }
+    for kind, table in tables.items():
+        with files.atomic(folder / f"{kind}.csv") as part:
+            table.to_csv(part)
     scores = results.table.drop(columns="book").to_dict("index")
     files.write_json(folder / "evaluate.json", {"champion": results.champion, "models": scores})
     compared = [metric.name for metric in METRICS if metric.compared]
     for name, row in results.table[compared].iterrows():
         files.write_json(folder / f"models/{name}.json", row.to_dict())
-    curves = pd.concat(results.histories(), names=["model"])
-    with files.atomic(folder / "curves.csv") as part:
-        curves.to_csv(part)
     classes = results.best.record.classes
-    predicted = results.tested[results.champion].predicted
+    predicted = results.answers.predicted
     confusion = {"actual": results.images["class"], "predicted": [classes[i] for i in predicted]}
     with files.atomic(folder / "confusion.csv") as part:
         pd.DataFrame(confusion).to_csv(part, index=False)
+    with files.atomic(folder / "predictions.csv") as part:
+        results.predictions().to_csv(part, index=False)
 
 
 def by_name(results: Results) -> dict[str, float]:
     """Return every metric of every model, as `model.metric`."""
-    named = [metric.name for metric in METRICS]
     return {
-        f"{model}.{name}": float(row[name])
-        for model, row in results.table.iterrows()
-        for name in named
+        f"{model}.{name}": value
+        for model, scores in of_models(results).items()
+        for name, value in scores.items()
     }
 
 
-def keep(results: Results, source: Path, out: Path) -> None:
-    """Copy the champion's file."""
-    with files.atomic(out) as part:
-        shutil.copyfile(source / f"{results.champion}.keras", part)
+def of_models(results: Results) -> dict[str, dict[str, float]]:
+    """Return the metrics of each model, by name."""
+    named = [metric.name for metric in METRICS]
+    after = ["temperature", "calibrated_log_loss", "calibrated_calibration_error"]
+    table = results.table[named].join(results.calibration[after])
+    return {
+        str(model): {str(name): float(value) for name, value in row.dropna().items()}
+        for model, row in table.iterrows()
+    }
+
+
+def keep(results: Results, out: Path) -> None:
+    """Calibrate the champion, and save it."""
+    model, record = results.best
+    part = model.get_layer(record.part) if record.part else model
+    calibration.apply(part, results.calibrated[results.champion].temperature)
+    saved.save(model, out, record)
 
 
 def mistakes(tested: Predictions, count: int) -> list[int]:
     """Return the rows of at most `count` wrong predictions, the most confident first."""
-    wrong = np.flatnonzero(tested.predicted != tested.labels)
+    wrong = np.flatnonzero(~tested.right)
     sure = tested.probabilities.max(axis=1)[wrong]
     return [int(row) for row in wrong[np.argsort(-sure, kind="stable")][:count]]
 
@@ -190,7 +284,7 @@ def successes(tested: Predictions, count: int) -> list[int]:
 
     A class without a right prediction has none.
     """
-    sure = np.where(tested.predicted == tested.labels, tested.probabilities.max(axis=1), 0)
+    sure = np.where(tested.right, tested.probabilities.max(axis=1), 0)
     classes = range(min(count, tested.probabilities.shape[1]))
     best = [int(np.argmax(np.where(tested.labels == label, sure, 0))) for label in classes]
     return [row for label, row in enumerate(best) if sure[row] * (tested.labels[row] == label)]
