@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from convnets.base import console, files, params
-from convnets.data import digits, sample, sources, subset
+from convnets.data import digits, sample, sources
 from convnets.models import architectures, backbone, saved
 from convnets.training import features
-from tests.commands import record
+from tests.commands import decoded, record
 
 COUNTS = params.Subset(train=6, validation=2, test=2, max_rejected=0)
 MANY = params.Subset(train=30, validation=5, test=5, max_rejected=0)
-BACKBONE = params.Backbone(name="MobileNetV2", weights="random", fine_tune_from=1)
+BACKBONE = params.Backbone(
+    name="MobileNetV2", weights="random", preprocessing="auto", fine_tune_from=1
+)
 DIGITS = params.Mnist(source="digits", path=None)
 MODEL = record(["cat", "dog"])
 
@@ -61,25 +63,27 @@ def told(work: Callable[[], object], capsys) -> str:
     return line
 
 
+def write(kind: str, path: Path, out: Path) -> None:
+    sources.write(params.Data(source=kind, path=str(path)), MANY, 0, out)
+
+
 def subset_of(archive: Path, out: Path) -> None:
-    subset.write(archive, out, COUNTS, 128, 0)
+    decoded(archive, out, COUNTS, 128)
 
 
 def some_features(out: Path) -> None:
-    def extract(images: np.ndarray) -> list[np.ndarray]:
-        import tensorflow as tf
-
-        return [tf.constant(images, tf.float32)]
+    def extract(items):
+        return ([pixels.astype(np.float32)] for (pixels,) in items)
 
     features.write(extract, np.zeros((100, 40, 40, 3), np.uint8), [out], "extract")
 
 
 WORK = {
     "images.zip": lambda out, archive: sources.write_sample(out, 100, 0),
-    "own.zip": lambda out, archive: sources.pack_folder(unpacked(archive), MANY, 0, out),
-    "copy.zip": lambda out, archive: sources.copy_archive(archive, out),
+    "own.zip": lambda out, archive: write("folder", unpacked(archive), out),
+    "copy.zip": lambda out, archive: write("archive", archive, out),
     "images": lambda out, archive: subset_of(archive, out),
-    "backbone.weights.h5": lambda out, archive: backbone.write_weights(BACKBONE, 96, 0, out),
+    "backbone.keras": lambda out, archive: backbone.write(BACKBONE, 96, 0, out),
     "mnist.npz": lambda out, archive: digits.write(DIGITS, 0, out),
     "model.keras": lambda out, archive: saved.save(architectures.convnet(90, 2, 0), out, MODEL),
 }

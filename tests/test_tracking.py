@@ -1,13 +1,12 @@
 """MLflow's store may fail at any time and in any way. No training suffers, nothing is lost."""
 
-import http.server
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import keras
@@ -24,7 +23,7 @@ from convnets.models import architectures, saved
 from convnets.tracking import declared, store, sync
 from convnets.tracking.run import Run, recorded
 from convnets.training.fit import Fitted, by_epoch, fit
-from tests.commands import ROOT, Clone, answers, free_port, holding, record
+from tests.commands import ROOT, Clone, answers, free_port, holding, record, serving
 
 DIGITS = Examples(
     np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1)).astype("uint8"),
@@ -34,6 +33,7 @@ DIGITS = Examples(
 HOW = Training(epochs=3, batch_size=20, optimizer="rmsprop", learning_rate=1e-3)
 CLASSES = [str(digit) for digit in range(10)]
 SECRET = "planted-" + "secret"
+SCORES = {"val_accuracy": "0.5", "val_loss": "0.7", "validation": "abc"}
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def nothing_listens() -> str:
 def answers_500():
     """The address of a server that answers everything with an internal error."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.send_error(500)
 
@@ -113,28 +113,26 @@ def answers_500():
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield address(server.server_port)
-        server.shutdown()
+    with serving(Handler) as found:
+        yield address(int(found.rpartition(":")[2]))
 
 
 def train(between=lambda: None) -> keras.Model:
     """What a training stage does; something happens between its training and its publication."""
     with recorded("train_mnist@max_pooling") as run:
-        model, history = fitted(run, lambda: architectures.mnist_convnet(True), DIGITS)
+        model, history, _ = fitted(run, lambda: architectures.mnist_convnet(True), DIGITS)
         by_epoch(history).to_csv("digits.csv")
         between()
         run.figure(plt.figure(), "late.png")
         run.artifact(Path("digits.csv"))
         run.metrics({"late": 1.0})
         saved.save(model, Path("models/digits.keras"), record(CLASSES))
-        run.register(model, DIGITS.inputs[:2], CLASSES, "train_mnist", "the only one")
+        run.register(Path("models/digits.keras"), CLASSES, "train_mnist", "the only one", SCORES)
     return model
 
 
 def fitted(run: Run, build, train: Examples) -> Fitted:
-    return fit(build, train, DIGITS, HOW, run, seed=0, numbers="float32")
+    return fit(build, train, DIGITS, HOW, run, seed=0, numbers="float32", monitor="val_loss")
 
 
 def run_sync(project: Path, uri: str) -> str:
@@ -186,9 +184,27 @@ def is_whole(uri: str, experiment: str, model: keras.Model) -> str:
     assert described.metadata["classes"] == [str(digit) for digit in range(10)]
     assert described.run_id == run_id
     inputs = DIGITS.inputs[:4].astype("float32")
-    predicted = mlflow.pyfunc.load_model("models:/convnets@champion").predict(inputs)
+    answers = mlflow.pyfunc.load_model("models:/convnets@champion").predict(inputs)
+    predicted = [list(answer["probabilities"].values()) for answer in answers]
     np.testing.assert_allclose(predicted, model.predict(inputs, verbose=0), atol=1e-6)
     return run_id
+
+
+def test_a_model_and_its_training_get_the_scores_of_evaluate(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///scores.db")
+    train()
+    with recorded("train_mnist@no_pooling") as run:  # another run, as evaluate's
+        run.score_models({Path("models/digits.keras"): {"test_accuracy": 0.75, "val_loss": 9.0}})
+    client = mlflow.MlflowClient()
+    (model,) = mlflow.search_logged_models(output_format="list")
+    assert {metric.key: metric.value for metric in model.metrics}["test_accuracy"] == 0.75
+    assert client.get_run(model.source_run_id).data.metrics["test_accuracy"] == 0.75
+    curve = client.get_metric_history(model.source_run_id, "val_loss")
+    assert [metric.step for metric in curve] == [1, 2, 3]
+    (other,) = mlflow.search_runs(
+        filter_string="tags.stage = 'train_mnist@no_pooling'", output_format="list"
+    )
+    assert "test_accuracy" not in other.data.metrics
 
 
 def test_a_server_that_dies_amid_a_run(project, server, monkeypatch, capsys):
@@ -426,8 +442,11 @@ def test_a_missing_dep_is_one_line(project):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("sqlite:///mlflow.db", "sqlite:///{root}/mlflow.db"),
-        ("sqlite:///runs/mlflow.db?timeout=9", "sqlite:///{root}/runs/mlflow.db?timeout=9"),
+        ("sqlite:///mlflow.db", "sqlite+pysqlite:///{root}/mlflow.db"),
+        (
+            "sqlite:///runs/mlflow.db?timeout=9",
+            "sqlite+pysqlite:///{root}/runs/mlflow.db?timeout=9",
+        ),
         ("sqlite:////elsewhere/mlflow.db", "sqlite:////elsewhere/mlflow.db"),
         ("mlruns", "{root}/mlruns"),
         ("/elsewhere/mlruns", "/elsewhere/mlruns"),
@@ -454,3 +473,25 @@ def test_help_is_quick():
         [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
     ).stdout
     assert "sync" in output
+
+
+@pytest.mark.parametrize(("class_weight", "share"), [("none", 0.1), ("balanced", 0.5)])
+def test_images_of_a_rare_class_count_for_more_if_balanced(project, class_weight, share):
+    """Where inputs say nothing, the best probability of a class is its weight in the loss."""
+    labels = np.repeat([0, 1], [90, 10])
+    examples = Examples(np.ones((100, 1), "float32"), labels, DIGITS.source)
+    how = Training(epochs=12, batch_size=10, optimizer="rmsprop", learning_rate=0.05)
+
+    def build() -> keras.Model:
+        return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, activation="sigmoid")])
+
+    with recorded("train_mnist@max_pooling") as run:
+        model, *_ = fit(
+            build, examples, examples, how, run, seed=0, numbers="float32", monitor="val_loss",
+            class_weight=class_weight,
+        )  # fmt: skip
+        last = run.unfinished / "state.npz"
+        with np.load(last) as state:
+            now = [state[f"now_{place}"] for place in range(2)]
+    model.set_weights(now)
+    assert float(model.predict(np.ones((1, 1)), verbose=0)[0, 0]) == pytest.approx(share, abs=0.06)

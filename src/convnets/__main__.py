@@ -16,7 +16,24 @@ def sync(_: argparse.Namespace) -> None:
 def inspect(arguments: argparse.Namespace) -> None:
     from convnets.data import inspection
 
-    console.say(inspection.show(inspection.inspect(arguments.path), arguments.format))
+    seen = inspection.inspect(arguments.path, arguments.layout, arguments.labels)
+    console.say(inspection.show(seen, arguments.format))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    from convnets.evaluation import compare as comparison
+
+    def tell(line: str) -> None:
+        print(console.printable(line), file=sys.stderr)
+
+    found = comparison.settings(comparison.read(arguments.revisions, tell), tell)
+    console.say(comparison.show(comparison.table(found), arguments.format))
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    from convnets.tracking.sweep import sweep
+
+    sweep(arguments.set_param)
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -31,10 +48,29 @@ def predict(arguments: argparse.Namespace) -> None:
         print(f"error: {console.printable(name)}: {console.printable(reason)}", file=sys.stderr)
 
     model, classes = prediction.load(arguments.model)
-    made = prediction.predict(model, arguments.images, failed)
-    console.say(prediction.show(made, classes, arguments.format))
+    made = prediction.predict(model, arguments.images, failed, arguments.explain)
+    console.say(prediction.show(made, classes, arguments.format, arguments.unsure))
     if failures:
         sys.exit(1)
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    console.hush()
+    from convnets.serving import serve as serving
+
+    console.unhush()
+    serving.serve(arguments.model, arguments.port)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    console.hush()
+    try:  # until the end, as the converters write to the screen, too
+        from convnets.serving import export as exporting
+
+        given = (arguments.model, arguments.format, arguments.out, arguments.quantize)
+        console.say(exporting.export(*given))
+    finally:
+        console.unhush()
 
 
 def main() -> None:
@@ -44,28 +80,77 @@ def main() -> None:
     command = commands.add_parser("sync", help=about, description=about)
     command.set_defaults(run=sync)
 
+    about = "compare experiments over their seeds: which differences are more than chance"
+    command = commands.add_parser("compare", help=about, description=about)
+    command.add_argument(
+        "revisions",
+        nargs="*",
+        metavar="REV",
+        help="commits, experiments of DVC or workspace (default: the workspace, HEAD and all "
+        "experiments that are based on it)",
+    )
+    command.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    command.set_defaults(run=compare)
+
+    about = "run experiments on the machines of a Ray cluster, at the address in RAY_ADDRESS"
+    command = commands.add_parser("sweep", help=about, description=about)
+    command.add_argument(
+        "-S",
+        "--set-param",
+        action="append",
+        required=True,
+        metavar="KEY=VALUE,…",
+        help="as for `dvc exp run --queue`: values separated by commas make one experiment each, "
+        "and several -S make all combinations",
+    )
+    command.set_defaults(run=sweep)
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument(
+        "--model",
+        default="models/champion.keras",
+        help="a .keras file (default: the champion of this workspace), or champion for MLflow's",
+    )
+
     about = "predict the class of images"
-    command = commands.add_parser("predict", help=about, description=about)
+    command = commands.add_parser("predict", help=about, description=about, parents=[model])
     command.add_argument(
         "images",
         nargs="+",
         metavar="IMAGE",
         help="a file, a folder that is searched for images, or - for stdin",
     )
-    command.add_argument(
-        "--model", default="champion", help="a .keras file (default: MLflow's champion)"
-    )
+    about = "mark predictions whose probability is below this share"
+    command.add_argument("--unsure", type=float, metavar="SHARE", help=about)
+    about = "write each image with its evidence in colours (Grad-CAM) into this folder"
+    command.add_argument("--explain", type=Path, metavar="FOLDER", help=about)
     command.add_argument("--format", choices=("table", "json", "csv"), default="table")
     command.set_defaults(run=predict)
 
+    about = "classify pictures on a web page and by HTTP, for this machine only"
+    command = commands.add_parser("serve", help=about, description=about, parents=[model])
+    command.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    command.set_defaults(run=serve)
+
+    about = "write a model for another runtime, and compare the two on test images"
+    command = commands.add_parser("export", help=about, description=about, parents=[model])
+    command.add_argument("--format", choices=("onnx", "litert", "saved_model"), required=True)
+    about = "the file or, for saved_model, the folder (default: in models, named as the model)"
+    command.add_argument("--out", type=Path, metavar="PATH", help=about)
+    about = "for litert: a smaller file that may be less accurate; int8 needs the training images"
+    command.add_argument("--quantize", choices=("float16", "int8"), help=about)
+    command.set_defaults(run=export)
+
     about = "show what would be used of a folder or an archive, and the command that uses it"
     command = commands.add_parser("inspect", help=about, description=about)
-    command.add_argument("path", type=lambda given: Path(given).expanduser(), metavar="PATH")
+    command.add_argument("path", metavar="PATH", help="a folder, an archive or a web address")
+    layouts = ("auto", "classes", "splits", "numbered", "table")
+    command.add_argument("--layout", choices=layouts, default="auto", help="as data.layout")
+    command.add_argument("--labels", type=Path, metavar="CSV", help="as data.labels")
     command.add_argument("--format", choices=("text", "json"), default="text")
     command.set_defaults(run=inspect)
 
     arguments = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     console.run(lambda: arguments.run(arguments))
 
 

@@ -1,14 +1,18 @@
 """Terminal output of a stage: one-line errors, progress, no framework noise."""
 
+import ctypes
 import errno
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.abc import MetaPathFinder
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +26,9 @@ from rich.progress import (
 
 T = TypeVar("T")
 _hushed = ExitStack()
+# Keras and TensorFlow import these if they are there, for parts that nothing here uses. They are a
+# third of the time that Keras takes. Who needs one imports it: later, or before.
+OPTIONAL = ("matplotlib", "pandas", "scipy", "sklearn")
 
 # Disk errors that the user can fix. Any other OSError is a bug.
 REMEDIES = {
@@ -33,11 +40,39 @@ REMEDIES = {
     errno.ENOTDIR: "expected a folder there; move the file away",
     errno.EEXIST: "expected a folder there; move the file away",
     errno.EISDIR: "expected a file there; move the folder away",
+    errno.EIO: "the disk fails; check it",
+    errno.ESTALE: "the network disk is gone; mount it again",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.EMFILE: "raise the limit with `ulimit -n`",
+    errno.ENOMEM: "close programs, or take fewer, smaller images",
 }
 
 
 class InputError(ValueError):
     """Unusable input from outside. The message says what is wrong, why, and how to fix it."""
+
+
+class _WithoutOptional(MetaPathFinder):
+    """Says to Keras, while it is imported, that the optional libraries are not installed."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        keras = sys.modules.get("keras")
+        if name in OPTIONAL and keras and not hasattr(keras, "__version__"):  # set at its end
+            raise ModuleNotFoundError(f"{name}: not needed", name=name)
+
+
+def _keep_memory() -> None:
+    """Let glibc keep the memory of freed tensors for the next batch.
+
+    It gives large blocks back to the system at once. Then the system clears as many new pages for
+    the next tensor, which takes up to a fifth of a training's time.
+    """
+    try:
+        glibc = ctypes.CDLL("libc.so.6")
+    except OSError:  # another system
+        return
+    for param, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # MMAP_MAX, TRIM_THRESHOLD, ARENA_MAX
+        glibc.mallopt(param, value)
 
 
 def say(message: str) -> None:
@@ -46,19 +81,56 @@ def say(message: str) -> None:
 
 
 def hush() -> None:
-    """Prepare for the import of Keras: silence TensorFlow until `unhush` or `run`.
+    """Prepare for the import of Keras: shorten it, and silence TensorFlow until `unhush` or `run`.
 
     Keras takes TensorFlow, whatever backend the user has set. TensorFlow's libraries log to file
-    descriptor 2 while they load, before any setting takes effect. Until then the descriptor points
-    to the null device. Python's own `sys.stderr` still works.
+    descriptor 2 while they load, before any setting takes effect. Until then a process of its own
+    reads what they write. It shows all of that if this process dies, such as without AVX. Python's
+    own `sys.stderr` still works.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for messages logged later
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    _hushed.callback(os.dup2, sys.stderr.fileno(), 2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    sys.meta_path.insert(0, _WithoutOptional())
+    _keep_memory()
+    if not hasattr(os, "fork"):  # Windows
+        return
+    screen = os.dup(2)
+    said, written = os.pipe()
+    ended, done = os.pipe()
+    keeper = os.fork()
+    if not keeper:
+        os.close(written)
+        os.close(done)
+        _keep(said, ended, screen)
+    for end in (said, ended):
+        os.close(end)
+    os.dup2(written, 2)
+    os.close(written)
+    sys.stderr = os.fdopen(screen, "w", buffering=1, errors="backslashreplace")
+
+    def undo() -> None:
+        os.write(done, b"alive")
+        os.close(done)
+        os.dup2(screen, 2)
+        os.waitpid(keeper, 0)
+
+    _hushed.callback(undo)
+
+
+def _keep(said: int, ended: int, screen: int) -> NoReturn:
+    """Read all that is said until the other process ends it. If it dies instead, show all that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the other process
+    kept, more = b"", b"?"
+    while more and ended not in select.select([said, ended], [], [])[0]:
+        more = os.read(said, 2**16)
+        kept += more
+    if not os.read(ended, 1):
+        while more and select.select([said], [], [], 0)[0]:
+            more = os.read(said, 2**16)
+            kept += more
+        os.write(screen, kept)
+    os._exit(0)
 
 
 def unhush() -> None:
@@ -71,6 +143,15 @@ def printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+def public(address: str) -> str:
+    """Return a web address without what may be secret: its user, password and query."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "the address"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a program's `main`. Turn errors that the user can fix into one line and an exit status.
 
@@ -78,11 +159,16 @@ def run(main: Callable[[], None]) -> None:
     Ctrl-C or SIGTERM. Any other exception is a bug and keeps its traceback.
     """
     unhush()
+    for stream in (sys.stdout, sys.stderr):  # neither a terminal nor a pipe need be UTF-8
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # such as `| head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         if error.errno not in REMEDIES:
@@ -90,18 +176,24 @@ def run(main: Callable[[], None]) -> None:
         problem, remedy = os.strerror(error.errno), REMEDIES[error.errno]
         print(f"error: {error.filename or Path.cwd()}: {problem}; {remedy}", file=sys.stderr)
         sys.exit(1)
+    except MemoryError:
+        print(
+            "error: not enough memory; close programs or take fewer, smaller images",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; run it again to resume", file=sys.stderr)
         sys.exit(130)
 
 
 @contextmanager
-def bar(what: str, total: int, done: int, console: Console) -> Iterator[Callable[[], None]]:
+def bar(what: str, total: int | None, done: int, console: Console) -> Iterator[Callable[[], None]]:
     """Show a progress bar with the time left, and yield a function that advances it.
 
     Args:
         what: the task's name, such as "decode".
-        total: number of steps.
+        total: number of steps, if it is known.
         done: number of steps already done.
         console: a terminal.
     """
@@ -116,13 +208,15 @@ def bar(what: str, total: int, done: int, console: Console) -> Iterator[Callable
         yield lambda: shown.advance(task)
 
 
-def progress(items: Iterable[T], what: str, total: int, beside_output: bool = False) -> Iterator[T]:
+def progress(
+    items: Iterable[T], what: str, total: int | None, beside_output: bool = False
+) -> Iterator[T]:
     """Yield `items` with a progress bar on a terminal, or with a few plain lines elsewhere.
 
     Args:
         items: the items to yield.
         what: the task's name, such as "decode".
-        total: number of items.
+        total: number of items, if it is known.
         beside_output: stdout is for results. Show the bar on stderr, and no plain lines.
     """
     console = Console(stderr=beside_output)
@@ -132,8 +226,11 @@ def progress(items: Iterable[T], what: str, total: int, beside_output: bool = Fa
                 yield item
                 advance()
         return
-    marks = {max(1, total * quarter // 4) for quarter in range(1, 5)}
+    if total is None:
+        marks = {2**power for power in range(4, 64)}
+    else:
+        marks = {max(1, total * quarter // 4) for quarter in range(1, 5)}
     for count, item in enumerate(items, start=1):
         yield item
         if count in marks and not beside_output:
-            say(f"{what}: {count}/{total}")
+            say(f"{what}: {count}/{total or '?'}")

@@ -1,6 +1,8 @@
 """Atomic writes: a file or folder appears complete or not at all."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +43,28 @@ def atomic(path: Path) -> Iterator[Path]:
         if not named or any(name.is_relative_to(part) for name in named):
             error.filename = str(path)  # a full-disk error names no file
         raise
+
+
+def root() -> Path:
+    """Return the main checkout, even when DVC runs a stage in a temporary directory."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def given(path: str) -> Path:
+    """Return a path that a person gave: `~` is the home, and a relative one starts at `root`."""
+    return root() / Path(path).expanduser()
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file, also to another disk: it appears complete or not at all."""
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with atomic(target) as part:
+            shutil.copyfile(source, part)
+        source.unlink()
 
 
 def write_json(path: Path, values: Any) -> None:

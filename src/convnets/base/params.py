@@ -1,12 +1,14 @@
 """The typed schema of `params.yaml`. Errors name each unknown key and invalid value."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -30,6 +32,14 @@ def _amount(value: Any) -> Any:
     raise ValueError("input should be a number of images, a share such as 0.7, or rest")
 
 
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression ({error})") from error
+    return value
+
+
 Amount = Annotated[int | float | Literal["rest"], PlainValidator(_amount)]
 Stage = TypeVar("Stage", bound="Training")
 
@@ -42,15 +52,26 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Where the images come from."""
+    """Where the images come from, and how they are laid out."""
 
-    source: Literal["sample", "kaggle", "archive", "folder"]
-    path: str | None
+    source: Literal["sample", "kaggle", "archive", "folder", "url"]
+    path: str | None  # an http address if the source is a url
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    layout: Literal["auto", "classes", "splits", "numbered", "table"] = "auto"
+    labels: str | None = None
 
     @model_validator(mode="after")
-    def _path_where_needed(self) -> "Data":
-        if self.source in ("archive", "folder") and not self.path:
+    def _keys_fit_the_source(self) -> "Data":
+        if self.source in ("archive", "folder", "url") and not self.path:
             raise ValueError(f"path must name the {self.source} when source is {self.source}")
+        if (self.source == "url") != bool(re.match("https?://", self.path or "", re.IGNORECASE)):
+            raise ValueError("a path with http:// or https:// needs source url, others do not")
+        if self.sha256 and self.source != "url":
+            raise ValueError("sha256 is of a url's file; set it to null or source to url")
+        if self.labels and self.source in ("sample", "kaggle"):
+            raise ValueError(f"the {self.source} has its labels in its names; set labels to null")
+        if self.labels and self.layout not in ("auto", "table"):
+            raise ValueError(f"labels is a table, but layout is {self.layout}; correct one of them")
         return self
 
 
@@ -62,6 +83,8 @@ class Subset(Section):
     train: Amount
     validation: Amount
     test: Amount
+    group: Annotated[str, AfterValidator(_pattern)] | None = None
+    duplicates: Literal["report", "drop"] = "report"
     max_rejected: Share
 
 
@@ -69,7 +92,8 @@ class Backbone(Section):
     """The pretrained convolutional base."""
 
     name: str
-    weights: str
+    weights: str | None
+    preprocessing: str
     fine_tune_from: Count | Annotated[str, Field(min_length=1)]
 
 
@@ -80,6 +104,9 @@ class Augmentation(Section):
     zoom: Share
     contrast: Share
     brightness: Share
+
+
+Monitor = Literal["val_loss", "val_accuracy"]  # by which the best epoch is chosen
 
 
 class Views(Section):
@@ -165,6 +192,8 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)]
     precision: Literal["auto", "float32", "bfloat16"]
     image_size: Annotated[int, Field(ge=78, le=1024, strict=True)]  # the convnet pools four times
+    class_weight: Literal["none", "balanced"]
+    monitor: Monitor
     data: Data
     subset: Subset
     backbone: Backbone
@@ -241,7 +270,9 @@ def _explain(problem: dict[str, Any]) -> str:
     message = message[0].lower() + message[1:]
     if problem["type"] == "missing":
         return f"{name}: {message}; add it"
-    return f"{name}: {message}, not {problem['input']!r}"
+    given = problem["input"]
+    # A section may hold an address with a password in it.
+    return f"{name}: {message}" + ("" if isinstance(given, dict) else f", not {given!r}")
 
 
 def _hint(key: object, known: Iterable[str]) -> str:

@@ -1,1 +1,1 @@
-"""What DVC declares for a stage, and its MLflow run, which survives a failing store."""
+"""What DVC declares for a stage, its MLflow run, which survives a failing store, and sweeps."""

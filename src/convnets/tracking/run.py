@@ -1,18 +1,23 @@
 """One MLflow run for each executed stage. A failing tracking store never costs a training."""
 
+import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 import psutil
 
-from convnets.base.console import InputError, say
+from convnets.base import files
+from convnets.base.console import InputError, public, say
 from convnets.tracking import declared, store
 from convnets.tracking.declared import Declared
 
@@ -29,6 +34,11 @@ VIEW = {  # the columns of MLflow's list of runs, under ?viewStateShareKey=runs
         "tags.`dvc_run`",
     ],
 }
+PACKAGE = Path(__file__).parents[1]
+MADE_WITH = (  # what a logged model needs to be loaded
+    *("keras", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "rich", "tensorflow"),
+)
+DIGEST = "sha256"  # the tag of a logged model: of its `.keras` file
 BEGUN_AS = "begun_as"  # the tag of a run in a local store: its id in the tracking store
 
 
@@ -61,7 +71,7 @@ class Run:
         """Move the finished NumPy files into the stage's out, which DVC empties at each start."""
         out.mkdir(parents=True, exist_ok=True)
         for file in self.unfinished.glob("*.npy"):
-            file.replace(out / file.name)
+            files.move(file, out / file.name)
 
     def attempt(self, call: Callable[[], Any]) -> Any:
         """Make an MLflow call in the run, and begin the run first if necessary.
@@ -102,16 +112,17 @@ class Run:
 
         known, tags = self.unfinished / "mlflow_run", self.tags
         if self.folder is None:
-            folder, uri = store.root(), store.uri()
+            folder, uri = files.root(), store.uri()
         else:
             folder, uri = self.folder, store.database(self.folder)
             if known.exists():
                 tags = tags | {BEGUN_AS: known.read_text()}
             known = folder / "mlflow_run"
         mlflow.set_tracking_uri(uri)
-        if uri.startswith("sqlite:") and mlflow.get_experiment_by_name(store.EXPERIMENT) is None:
-            mlflow.create_experiment(store.EXPERIMENT, (folder / "mlruns").as_uri())
-        mlflow.set_experiment(store.EXPERIMENT)
+        name = store.experiment()
+        if uri.startswith("sqlite") and mlflow.get_experiment_by_name(name) is None:
+            mlflow.create_experiment(name, (folder / "mlruns").as_uri())
+        mlflow.set_experiment(name)
         mlflow.set_experiment_tag("mlflow.sharedViewState.runs", json.dumps(VIEW))
         if known.exists():
             self.run_id = known.read_text()
@@ -120,7 +131,14 @@ class Run:
             begun = mlflow.start_run(run_name=self.stage, tags=tags, log_system_metrics=True)
             self.run_id = begun.info.run_id
             known.write_text(self.run_id)
-        mlflow.log_params(self.declared.params)
+        # The query of a web address may be a key to it.
+        web = ("http://", "https://")
+        mlflow.log_params(
+            {
+                name: public(value) if str(value).startswith(web) else value
+                for name, value in self.declared.params.items()
+            }
+        )
 
     def _move(self) -> bool:
         """Leave the failed store without another call to it; return whether that worked."""
@@ -163,7 +181,7 @@ class Run:
 
         def search() -> dict[str, float]:
             runs = mlflow.search_runs(
-                experiment_names=[store.EXPERIMENT],
+                experiment_names=[store.experiment()],
                 filter_string="attributes.status = 'FINISHED'",
                 order_by=["attributes.start_time DESC"],
                 max_results=1000,
@@ -232,50 +250,91 @@ class Run:
 
         self.attempt(log)
 
-    def model(self, model: Any, example: Any, classes: list[str]) -> None:
-        """Log a Keras model with its signature.
+    def model(self, path: Path, classes: list[str]) -> None:
+        """Log a `.keras` file as `serving.pictures` takes it.
 
         Args:
-            model: a model that takes pixels.
-            example: (n, h, w, c) pixels, uint8.
-            classes: the class names, stored as the model's metadata.
+            path: the model, which takes pixels.
+            classes: the class names.
         """
-        self.attempt(lambda: _log_model(model, self.stage, example, classes))
+        self.attempt(lambda: _log_model(path, self.stage, classes))
 
-    def register(self, model: Any, example: Any, classes: list[str], chosen: str, why: str) -> None:
-        """Log the champion and register it under the alias `champion`.
+    def score_models(self, scores: dict[Path, dict[str, float]]) -> None:
+        """Give the logged models of files, and the runs that trained them, their metrics.
+
+        A model that is in another store, as after `dvc pull`, is left out.
 
         Args:
-            model: a model that takes pixels.
-            example: (n, h, w, c) pixels, uint8.
+            scores: the metrics of each `.keras` file.
+        """
+        import mlflow
+
+        def log() -> None:
+            for path, metrics in scores.items():
+                known = mlflow.search_logged_models(
+                    filter_string=f"tags.{DIGEST} = '{_digest(path)}'", output_format="list"
+                )
+                # The training's curves have the validation metrics already, by epoch.
+                added = {name: metrics[name] for name in metrics if not name.startswith("val_")}
+                for model in known:
+                    trained_in = model.source_run_id
+                    mlflow.log_metrics(added, run_id=trained_in, model_id=model.model_id)
+
+        self.attempt(log)
+
+    def register(
+        self, path: Path, classes: list[str], chosen: str, why: str, scores: dict[str, str]
+    ) -> None:
+        """Log the best model and register it; it gets the alias `champion` if no other is better.
+
+        Args:
+            path: a `.keras` file that takes pixels.
             classes: the class names.
             chosen: the stage that trained the model.
             why: the reason for the choice.
+            scores: `val_accuracy`, `val_loss`, and `validation`, a hash of the validation images.
         """
         import mlflow
 
         def register() -> None:
             client = mlflow.MlflowClient()
-            uri = _log_model(model, chosen, example, classes)
-            version = store.new_version(client, uri, f"{chosen}: {why}")
-            client.set_registered_model_alias(store.EXPERIMENT, store.CHAMPION, version)
+            uri = _log_model(path, chosen, classes)
+            version = store.new_version(client, uri, f"{chosen}: {why}", scores)
+            say(store.promote(client, version))
 
         self.attempt(register)
 
 
-def _log_model(model: Any, name: str, example: Any, classes: list[str]) -> str:
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _log_model(path: Path, name: str, classes: list[str]) -> str:
     """Log a model to the active run under the name of its training stage; return its URI."""
     import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types.schema import Map
 
-    inputs = example.astype("float32")
-    info = mlflow.keras.log_model(
-        model,
-        name=name,
-        signature=mlflow.models.infer_signature(inputs, model.predict(inputs, verbose=0)),
-        metadata={"classes": classes},
-        # Inferring them would start a process that loads the model again.
-        pip_requirements=[*mlflow.keras.get_default_pip_requirements(), "tensorflow"],
+    # An array of any kind of pictures: of numbers as pixels, or of objects as contents of files.
+    pictures = Schema([TensorSpec(np.dtype("O"), (-1,))])
+    answer = Schema(
+        [ColSpec(DataType.string, "class"), ColSpec(Map(DataType.double), "probabilities")]
     )
+    # MLflow warns that there are no type hints and no example, whatever filter is set.
+    with warnings.catch_warnings(record=True):
+        info = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(PACKAGE / "serving/pictures.py"),
+            artifacts={"model": str(path)},
+            code_paths=[str(PACKAGE)],
+            model_config={"classes": classes},
+            signature=ModelSignature(pictures, answer),
+            metadata={"classes": classes},
+            pip_requirements=[f"{package}=={metadata.version(package)}" for package in MADE_WITH],
+            tags={DIGEST: _digest(path)},
+        )
     return str(info.model_uri)
 
 
@@ -294,7 +353,7 @@ def recorded(stage: str) -> Iterator[Run]:
     say(f"{stage}: {known.description}")
     key = known.key()
     unfinished = UNFINISHED / stage / key
-    for other in unfinished.parent.glob("*"):
+    for other in unfinished.parent.glob("*/"):
         if other != unfinished:
             shutil.rmtree(other)
     unfinished.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.models.model import Model
 
+from convnets.base import files
 from convnets.base.console import InputError, say
 from convnets.tracking import run as runs
 from convnets.tracking import store
@@ -47,7 +48,7 @@ def sync() -> None:
     if not local:
         say("nothing to record: MLflow has everything")
         return
-    unfinished = store.root() / runs.UNFINISHED
+    unfinished = files.root() / runs.UNFINISHED
     resumable = {file.read_text() for file in unfinished.glob("*/*/unrecorded")}
     for run, source, folder in sorted(local, key=lambda found: found[0].info.start_time):
         stage = run.info.run_name
@@ -108,7 +109,7 @@ def _copy(run: Run, source: MlflowClient, target: MlflowClient) -> None:
 
 def _counterpart(run: Run, target: MlflowClient) -> Run:
     """Find the tracking store's copy of a run, or create it."""
-    experiment = mlflow.set_experiment(store.EXPERIMENT).experiment_id
+    experiment = mlflow.set_experiment(store.experiment()).experiment_id
     if runs.BEGUN_AS in run.data.tags:
         with suppress(MlflowException):  # in another store, or deleted since
             begun = target.get_run(run.data.tags[runs.BEGUN_AS])
@@ -158,15 +159,9 @@ def _copy_model(model: LoggedModel, step: int, run: Run, target: MlflowClient) -
 
 
 def _copy_version(version: Any, model_id: str, run_id: str, target: MlflowClient) -> None:
-    """Register a run's model as its local store did. A later champion replaces an earlier one."""
-    found = target.search_model_versions(f"run_id = '{run_id}'")
-    number = (
-        found[0].version
-        if found
-        else store.new_version(target, f"models:/{model_id}", version.description)
-    )
-    champion = None
-    with suppress(MlflowException):  # there is none yet
-        champion = target.get_model_version_by_alias(version.name, store.CHAMPION)
-    if champion is None or champion.creation_timestamp < version.creation_timestamp:
-        target.set_registered_model_alias(version.name, store.CHAMPION, number)
+    """Register a run's model as its local store did. The better one is the champion."""
+    if target.search_model_versions(f"run_id = '{run_id}'"):
+        return
+    uri = f"models:/{model_id}"
+    number = store.new_version(target, uri, version.description, version.tags)
+    say(store.promote(target, number))
