@@ -4,13 +4,18 @@ BIN := .venv/bin
 RUNS := \#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=runs
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check ui bench lock audit clean
+.PHONY: repro test checkout check ui bench lock audit clean
 
-repro: .venv/installed ## run the pipeline, on the built-in sample unless params.yaml says otherwise
+repro: checkout .venv/installed ## run the pipeline, on the built-in sample unless params.yaml says otherwise
 	dvc repro
 
-test: .venv/installed check ## run the checks, then all tests
-	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder # long files first
+test: checkout .venv/installed check ## run the checks, then all tests
+	pytest -m 'not slow' --numprocesses 2 --dist loadfile --no-loadscope-reorder # long files first
+
+checkout: # DVC's experiments are git commits
+	@test -e .git || { echo "error: there is no .git here, and DVC needs one; clone the project, or run" \
+		"'git init && git add . && git commit -m start'" >&2; exit 1; }
+	@git rev-parse --git-dir > /dev/null # else git says why, such as that another user owns the folder
 
 check: .venv/installed
 	ruff check
@@ -25,11 +30,15 @@ bench: .venv/installed ## compare the book's way with ours; ARCHIVE=, WEIGHTS=, 
 	TF_CPP_MIN_LOG_LEVEL=3 python -m benchmarks.compare $(if $(ARCHIVE),--archive "$(ARCHIVE)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
 		$(if $(DIGITS),--digits "$(DIGITS)") $(if $(SHARE),--share $(SHARE)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
+# An environment has its own path inside: that of a project that was moved or copied is made anew.
+ifneq ($(shell cat .venv/installed 2> /dev/null),$(CURDIR))
+.PHONY: .venv/installed
+endif
 .venv/installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
-	touch $@
+	pwd -P > $@
 
 lock: ## lock the dependencies for every platform; needs uv
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-emit-find-links \

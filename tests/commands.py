@@ -3,25 +3,60 @@
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
+import keras
 import mlflow
 import pandas as pd
+import pytest
 from dvc.repo import Repo
 
+from convnets import __main__ as program
+from convnets.base import console, params
+from convnets.data import archive, arrays, layout
+from convnets.data.layout import Layout
+from convnets.models import backbone
 from convnets.models.saved import Record
 
 ROOT = Path(__file__).parents[1]
 with Repo(ROOT) as repo:
     COMMANDS = {stage.addressing: stage.cmd for stage in repo.index.stages}
-STAGES = tuple(COMMANDS)
+# `inputs` runs each time, and is no run of MLflow's.
+STAGES = tuple(stage for stage in COMMANDS if stage != "inputs")
 TRAINING = tuple(stage for stage in STAGES if stage.startswith(("train_", "fine_tune")))
 TOKEN = "planted-" + "token"  # in parts, since the clone contains this file too
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on loopback."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def recognised(path: Path) -> Layout:
+    """The layout of a folder or an archive."""
+    with archive.opened(path) as files:
+        return layout.recognise(files)
+
+
+def decoded(path: Path, out: Path, how: params.Subset, size: int = 78) -> dict[str, Any]:
+    """Write the arrays of an archive's images; return the summary."""
+    return arrays.write(path, recognised(path), out, how, size, seed=0).summary
 
 
 class Clone:
@@ -94,9 +129,32 @@ def record(classes: list[str], **given: object) -> Record:
         "part": None,
         "inputs": ["data/images/test.npy"],
         "labels": "data/images/test.csv",
+        "monitor": "val_loss",
         "history": [{"accuracy": 0.5, "loss": 0.7, "val_accuracy": 0.5, "val_loss": 0.7}],
     }
     return Record.model_validate(known | given)
+
+
+def backbone_of(
+    name: str, size: int, weights: str | None = "random", preprocessing: str = "auto"
+) -> keras.Model:
+    """A frozen backbone, from pixels to a feature map."""
+    how = params.Backbone(name=name, weights=weights, preprocessing=preprocessing, fine_tune_from=1)
+    return backbone.build(how, size)
+
+
+def said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str, str]:
+    """Run `python -m convnets` in this process: its exit status, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["convnets", *arguments])
+    monkeypatch.setattr(console, "hush", lambda: None)  # TensorFlow is already imported
+    status = 0
+    try:
+        program.main()
+    except SystemExit as stopped:
+        status = stopped.code
+    return status, *capsys.readouterr()
 
 
 def free_port() -> int:
@@ -128,7 +186,8 @@ def noise(output: str) -> list[str]:
 
 
 def executed(output: str) -> list[str]:
-    return re.findall(r"Running stage '([^']+)'", output)
+    """The stages that ran, except `inputs`, which runs each time."""
+    return [name for name in re.findall(r"Running stage '([^']+)'", output) if name != "inputs"]
 
 
 def holding(secret: str, *folders: Path) -> list[Path]:
@@ -139,3 +198,31 @@ def holding(secret: str, *folders: Path) -> list[Path]:
         for file in folder.rglob("*")
         if file.is_file() and secret.encode() in file.read_bytes()
     ]
+
+
+@contextmanager
+def postgresql() -> Iterator[dict[str, str]]:
+    """The address of a separate PostgreSQL, behind a socket in a temporary folder."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        pytest.skip("no PostgreSQL (Debian's package postgresql)")
+    folder = Path(tempfile.mkdtemp())
+    owner: list[str] = []
+    if os.getuid() == 0:  # it refuses to run as root
+        shutil.chown(folder, "postgres")
+        owner = ["runuser", "-u", "postgres", "--"]
+    data = ["-D", str(folder / "data")]
+
+    def run(program: str, *arguments: str) -> None:
+        command = [*owner, str(found[-1] / program), *data, *arguments]
+        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+    run("initdb", "--username", "postgres", "--auth", "trust", "--no-sync")
+    log, options = str(folder / "log"), f"-c listen_addresses= -k {folder}"
+    run("pg_ctl", "--wait", "--log", log, "--options", options, "start")
+    try:
+        path = f"{found[-1]}{os.pathsep}{Clone(folder).environment()['PATH']}"
+        yield {"PGHOST": str(folder), "PATH": path}
+    finally:
+        run("pg_ctl", "--mode", "immediate", "stop")
+        shutil.rmtree(folder)

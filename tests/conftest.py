@@ -12,6 +12,13 @@ from tests.commands import ROOT, Clone
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes minutes, so that no process is left alone with it at the end."""
+    items.sort(
+        key=lambda item: not {"pipeline", "real_data"} & {m.name for m in item.iter_markers()}
+    )
+
+
 @pytest.fixture
 def root() -> Path:
     return ROOT
@@ -27,9 +34,17 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="module")
-def empty_clone(tmp_path_factory) -> Clone:
+def module_path(tmp_path_factory):
+    """A folder for what a module's tests share; a clone after a `dvc repro` has a gigabyte."""
+    folder: Path = tmp_path_factory.mktemp("module")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def empty_clone(module_path) -> Clone:
     """A fresh clone of the last commit."""
-    return Clone.of_commit(tmp_path_factory.mktemp("clone") / "convnets")
+    return Clone.of_commit(module_path / "convnets")
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,11 @@ import getpass
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import asyncssh
@@ -21,9 +18,20 @@ import pytest
 
 from convnets.data import sample
 from convnets.models import saved
-from tests.commands import ROOT, STAGES, TRAINING, Clone, executed, free_port, holding
+from tests.commands import (
+    ROOT,
+    STAGES,
+    TRAINING,
+    Clone,
+    executed,
+    free_port,
+    holding,
+    postgresql,
+    serving,
+)
 from tests.test_kaggle import SECRET, Kaggle, handler
 from tests.test_pipeline import reproduced
+from tests.test_sweep import mlflow_server, nodes
 
 PAGES = [
     "README.md",
@@ -37,13 +45,23 @@ CLASSES = ["chat", "chien", "rien à voir"]
 # The commands that cannot run here unchanged: their replacement, and the reason.
 CI = "the CI runs it, as .ci/run and the Makefile say"
 LONG = "it trains for hours, on photographs that are not here: it is only planned"
+CLUSTER = "a cluster of the test's own, as `ray stop` would end those of others too"
 OFFLINE = "Keras's server is out of reach: a local file, for the one stage that reads it"
 STAND_INS = {
-    "CONTRIBUTING.md": {"make check": ("grep -E '^test: .*check' Makefile", CI)},
+    "CONTRIBUTING.md": {
+        "make check": ("grep -E '^test: .*check' Makefile", CI),
+        "python -m pretraining": (
+            "PYTHONPATH=src:. python -m pretraining --help",
+            "ten minutes; test_sample.py runs a short one twice",
+        ),
+    },
     "README.md": {
         "make repro": ("grep -x 'make repro' .ci/run", CI),
         "make test": ("grep -x 'make test' .ci/run", CI),
-        "python3 -m venv .venv && . .venv/bin/activate": ("grep -e '-m venv .venv' Makefile", CI),
+        "python3 -m venv .venv && . .venv/bin/activate": (
+            "grep -e '-m venv --clear .venv' Makefile",
+            CI,
+        ),
         "pip install --require-hashes --no-deps -r requirements.lock": (
             "grep -e '--require-hashes --no-deps -r requirements.lock' Makefile",
             CI,
@@ -73,15 +91,54 @@ STAND_INS = {
         ),
     },
     "docs/own-data.md": {
+        """dvc exp run -S 'subset.group="IMG_\\d+"' subset""": (
+            """dvc exp run --temp -S 'subset.group="/\\d+"' subset""",
+            "the photographs' names have no IMG; and the next commands go on with all images",
+        ),
+        "dvc exp run -S subset.duplicates=drop subset": (
+            "dvc exp run --temp -S subset.duplicates=drop subset",
+            "the next commands go on with all images",
+        ),
+        "dvc exp run -S class_weight=balanced train_scratch": (
+            "dvc exp run --temp -S class_weight=balanced -S epochs=1 train_scratch",
+            LONG,
+        ),
+        "python -m convnets inspect https://example.org/photos.zip": (
+            "python -m zipfile -c $HOME/photos.zip $HOME/photos && touch $HOME/health && "
+            "python -m http.server 5009 --bind 127.0.0.1 --directory $HOME >/dev/null 2>&1 & "
+            "listens 5009 $! && python -m convnets inspect http://127.0.0.1:5009/photos.zip",
+            "a server on loopback",
+        ),
+        "dvc exp run -S data.source=url -S data.path=https://example.org/photos.zip download": (
+            "dvc exp run --temp -S data.source=url "
+            "-S data.path=http://127.0.0.1:5009/photos.zip download",
+            "a server on loopback",
+        ),
         "dvc exp run -S image_size=180 -S backbone.weights=imagenet": (
-            "cp data/backbone.weights.h5 vgg16.weights.h5 && dvc exp run -S image_size=180 "
+            'python -c "import keras; keras.applications.VGG16(weights=None, include_top=False, '
+            "input_shape=(180, 180, 3)).save_weights('vgg16.weights.h5')\" "
+            "&& dvc exp run -S image_size=180 "
             "-S backbone.weights=vgg16.weights.h5 download_weights",
             OFFLINE,
         ),
-        "dvc exp run -S backbone.name=MobileNetV2 -S backbone.fine_tune_from=Conv_1": (
+        "dvc exp run -S backbone.name=MobileNetV2 -S backbone.weights=imagenet "
+        "-S backbone.fine_tune_from=Conv_1": (
             "dvc exp run -S backbone.name=MobileNetV2 -S backbone.fine_tune_from=Conv_1 "
             "-S backbone.weights=random download_weights",
             OFFLINE,
+        ),
+        "dvc exp run -S backbone.name=$HOME/own.keras -S backbone.weights=null "
+        "-S backbone.fine_tune_from=1": (
+            "cp data/backbone.keras $HOME/own.keras && dvc exp run "
+            "-S backbone.name=$HOME/own.keras -S backbone.weights=null "
+            "-S backbone.fine_tune_from=1 download_weights",
+            "the one stage that reads it; test_models.py builds and cuts such a backbone",
+        ),
+    },
+    "docs/where.md": {
+        "pip install 'tensorflow[and-cuda]>=2.21,<2.22'": (
+            "grep -F 'tensorflow[and-cuda]>=2.21,<2.22' pyproject.toml",
+            "no GPU is here: the extra `gpu` names the same package",
         ),
     },
     "docs/resume.md": {
@@ -109,6 +166,21 @@ STAND_INS = {
         "ssh -N -L 5000:127.0.0.1:5000 storage.example": (
             "true",
             "the server is on this machine: there is nothing to carry",
+        ),
+    },
+    "docs/scale.md": {
+        "ray start --head --port=6379": ("ray --version", CLUSTER),
+        "ray start --address=head.example:6379": ("ray --version", CLUSTER),
+        "export RAY_ADDRESS=head.example:6379": ('test "$RAY_ADDRESS"', CLUSTER),
+        "export MLFLOW_TRACKING_URI=http://127.0.0.1:5000": (
+            'test "$MLFLOW_TRACKING_URI"',
+            "docs/shared.md starts one: this is a server of the test's own",
+        ),
+    },
+    "docs/sweep.md": {
+        "dvc exp run --queue -n seed -S seed=1337,1338,1339": (
+            "dvc exp run --queue -n seed -S seed=1338 download_mnist",
+            "each seed is a full run: the quickest stage",
         ),
     },
 }
@@ -172,7 +244,7 @@ def script(page: str) -> str:
         ]
         # `set -e` ignores failures before `&&`.
         text = "\n".join(given).replace(" && ", "\n")
-        if re.search(r"\bmlflow (ui|server|models serve)\b", text):
+        if re.search(r"\b(mlflow (ui|server|models serve)|convnets serve)\b", text):
             (port,) = re.findall(r"(?:--port|-p) (\d+)", text)
             text = f"(\n{text}\n) &\nlistens {port} $!"
         lines.append(text)
@@ -229,9 +301,9 @@ class User:
 
 
 @pytest.fixture(scope="module")
-def user(tmp_path_factory, locks) -> User:
+def user(module_path, locks) -> User:
     """A user with the files that the pages mention, and a committed quick `dvc repro`."""
-    home = tmp_path_factory.mktemp("user")
+    home = module_path
     identity = "[user]\nname = user\nemail = user@localhost\n[init]\ndefaultBranch = main\n"
     (home / ".gitconfig").write_text(identity)
     user = User(home)
@@ -257,16 +329,13 @@ def user(tmp_path_factory, locks) -> User:
 def kaggle(user: User) -> Iterator[dict[str, str]]:
     """Kaggle on loopback, and the variable that points each Python's client to it."""
     answers = Kaggle((user.home / "Downloads/dogs-vs-cats.zip").read_bytes())
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(answers)) as server:
-        answers.address = f"http://127.0.0.1:{server.server_port}"
+    with serving(handler(answers)) as answers.address:
         (user.home / "site").mkdir()
         (user.home / "site/sitecustomize.py").write_text(
             "from kagglesdk import kaggle_env as e\n"
             f"e._env_to_endpoint[e.KaggleEnv.PROD] = {answers.address!r}\n"
         )
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield {"PYTHONPATH": f"src{os.pathsep}{user.home / 'site'}"}
-        server.shutdown()
 
 
 @contextmanager
@@ -303,37 +372,26 @@ def storage_over_ssh(user: User) -> Iterator[None]:
 
 
 @contextmanager
-def postgresql() -> Iterator[dict[str, str]]:
-    """The address of a separate PostgreSQL, behind a socket in a temporary folder."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found:
-        pytest.skip("no PostgreSQL (Debian's package postgresql)")
-    folder = Path(tempfile.mkdtemp())
-    owner: list[str] = []
-    if os.getuid() == 0:  # it refuses to run as root
-        shutil.chown(folder, "postgres")
-        owner = ["runuser", "-u", "postgres", "--"]
-    data = ["-D", str(folder / "data")]
-
-    def run(program: str, *arguments: str) -> None:
-        command = [*owner, str(found[-1] / program), *data, *arguments]
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    run("initdb", "--username", "postgres", "--auth", "trust", "--no-sync")
-    log, options = str(folder / "log"), f"-c listen_addresses= -k {folder}"
-    run("pg_ctl", "--wait", "--log", log, "--options", options, "start")
-    try:
-        path = f"{found[-1]}{os.pathsep}{Clone(folder).environment()['PATH']}"
-        yield {"PGHOST": str(folder), "PATH": path}
-    finally:
-        run("pg_ctl", "--mode", "immediate", "stop")
-        shutil.rmtree(folder)
-
-
-@contextmanager
 def shared_servers(user: User) -> Iterator[dict[str, str]]:
     with storage_over_ssh(user), postgresql() as variables:
         yield variables
+
+
+@contextmanager
+def cluster(user: User) -> Iterator[dict[str, str]]:
+    """A node, an MLflow server and both remotes."""
+    (user.home / "node").mkdir()
+    clone, origin = user.clone, user.home / "origin.git"
+    clone.run("git", "init", "--quiet", "--bare", str(origin))
+    clone.run("git", "remote", "set-url", "origin", str(origin))
+    clone.run("git", "switch", "--quiet", "-C", "main")  # a kill on another page leaves no branch
+    clone.run("git", "push", "--quiet", "origin", "HEAD:refs/heads/main")
+    clone.run("dvc", "remote", "add", "--local", "-d", "near", str(user.home / "near"))
+    try:
+        with mlflow_server(user.home) as uri, nodes(user.home / "node", "one") as started:
+            yield {"MLFLOW_TRACKING_URI": uri, "RAY_ADDRESS": started.address}
+    finally:
+        clone.run("dvc", "remote", "remove", "--local", "near")
 
 
 def check_kaggle(user: User) -> None:
@@ -343,6 +401,7 @@ def check_kaggle(user: User) -> None:
 
 def check_own_data(user: User) -> None:
     """Every stage adapts to the number of classes, and the models keep the class names."""
+    assert "set data.sha256 to" in user.output
     runs = user.clone.runs().drop_duplicates("tags.stage").set_index("tags.stage")
     for stage in TRAINING:
         if "mnist" in stage:
@@ -356,13 +415,22 @@ def check_own_data(user: User) -> None:
     assert set(STAGES) - apart <= set(executed(user.output))
 
 
-def check_results(user: User) -> None:
-    """The served champion gives the same answer as the local champion."""
-    (said,) = re.findall(r'"probabilities": (\{[^}]*\})', user.output)
-    (answered,) = re.findall(r'\{"predictions": [^}]*\}', user.output)
-    probabilities = list(json.loads(said).values())
-    expected = probabilities[1:] if len(probabilities) == 2 else probabilities
-    assert json.loads(answered) == {"predictions": [pytest.approx(expected, abs=1e-6)]}
+def check_use(user: User) -> None:
+    """Both servers give the same answer as the local champion."""
+    (said,) = re.findall(r'"probabilities": (\{[^}]*\})\n', user.output)
+    ((answer,),) = (
+        json.JSONDecoder().raw_decode(line)[0]["predictions"]  # curl ends it without a newline
+        for line in user.output.splitlines()
+        if line.startswith('{"predictions"')
+    )
+    assert answer["probabilities"] == pytest.approx(json.loads(said), abs=1e-6)
+    assert answer["class"] == max(answer["probabilities"], key=answer["probabilities"].get)
+    (by_page,) = (line for line in user.output.splitlines() if line.startswith('[{"file":'))
+    first, second = json.JSONDecoder().raw_decode(by_page)[0]
+    assert (first["file"], second["file"]) == ("cat.jpg", "1.png")
+    assert first["probabilities"] == pytest.approx(json.loads(said), abs=1e-6)
+    for file in ("champion.onnx", "champion-int8.tflite"):
+        assert (user.clone.folder / "models" / file).stat().st_size > 1e5
 
 
 def check_resume(user: User) -> None:
@@ -370,8 +438,16 @@ def check_resume(user: User) -> None:
     assert "nothing to record" in user.output
 
 
+def check_scale(user: User) -> None:
+    """The experiments are on the git remote, and compared without their data in the clone."""
+    assert user.output.count(": done on one\n") == 2
+    listed = user.output.rpartition("dvc exp list origin")[2]
+    assert listed.count("sweep-") == 2
+    assert "\ntrain_scratch.learning_rate=0.0003\n" in user.output  # a heading of the comparison
+
+
 def check_shared(user: User) -> None:
-    assert user.output.count("up to date") == 1
+    assert "Stage 'evaluate' didn't change, skipping" in user.output
     stored, over_ssh = (
         {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
         for folder in (user.home / "storage", user.home / "over_ssh/srv/convnets")
@@ -389,13 +465,18 @@ def check_shared(user: User) -> None:
     assert listed.count("train_feature_head") == listed.count("evaluate") == 2
 
 
-SERVERS = {"docs/kaggle.md": kaggle, "docs/shared.md": shared_servers}
+SERVERS = {
+    "docs/kaggle.md": kaggle,
+    "docs/scale.md": cluster,
+    "docs/shared.md": shared_servers,
+}
 CHECKS = {
     "docs/kaggle.md": check_kaggle,
     "docs/own-data.md": check_own_data,
-    "docs/results.md": check_results,
     "docs/resume.md": check_resume,
+    "docs/scale.md": check_scale,
     "docs/shared.md": check_shared,
+    "docs/use.md": check_use,
 }
 
 

@@ -26,9 +26,22 @@ def write(root: Path, tmp_path: Path):
     return write
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "presets/book.yaml", "presets/photos.yaml"])
+PRESETS = ("book", "efficientnet", "full", "microsoft", "photos")
+
+
+@pytest.mark.parametrize("name", ["params.yaml", *(f"presets/{p}.yaml" for p in PRESETS)])
 def test_the_committed_files_are_valid(root, name):
+    """Each shows every key, also those that have a default: `-S` changes only what is there."""
     assert params.load(root / name).epochs is None
+    shown = yaml.safe_load((root / name).read_text())
+    assert set(shown["data"]) == set(params.Data.model_fields)
+    assert set(shown["subset"]) == set(params.Subset.model_fields)
+
+
+def test_microsoft_s_copy_is_for_the_same_experiments(root):
+    book, copy = (params.load(root / f"presets/{name}.yaml") for name in ("book", "microsoft"))
+    assert copy.data.source == "url"
+    assert copy.model_copy(update={"data": book.data}) == book
 
 
 def test_the_preset_is_the_book(root):
@@ -38,6 +51,19 @@ def test_the_preset_is_the_book(root):
     assert [getattr(book, stage).epochs for stage in stages] == [30, 100, 20, 50]
     assert (book.fine_tune.epochs, book.fine_tune.learning_rate) == (30, 1e-5)
     assert (book.train_mnist.epochs, book.train_mnist.batch_size) == (5, 64)
+
+
+def test_the_full_preset_is_the_book_s_on_all_photographs(root):
+    """12,500 of each class. A third of the epochs or fewer are as many steps, or more."""
+    book, full = (params.load(root / f"presets/{name}.yaml") for name in ("book", "full"))
+    subset = full.subset
+    assert (subset.train, subset.validation, subset.test) == (10_000, 1_250, 1_250)
+    changes = {"subset": subset, "views": full.views}
+    for stage in (*book.model_extra, "fine_tune"):
+        theirs, ours = getattr(book, stage), getattr(full, stage)
+        assert theirs.epochs / 10 <= ours.epochs <= theirs.epochs / 3
+        changes[stage] = theirs.model_copy(update={"epochs": ours.epochs})
+    assert book.model_copy(update=changes) == full
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import yaml
 
-from convnets.data import archive, examples, images
+from convnets.data import archive, examples, images, layout
 from convnets.evaluation import metrics
 from convnets.models import saved
 from convnets.models.architectures import by_class
 from convnets.training import batches
-from tests.commands import Clone, executed
+from tests.commands import Clone, backbone_of, executed
 
 pytestmark = pytest.mark.real_data
 
@@ -19,11 +19,12 @@ pytestmark = pytest.mark.real_data
 def test_full_size_photographs_decode(shared):
     """Nearly all of the original files, of every size, are good images."""
     bad = 0
-    with archive.open_images(shared / "dogs-vs-cats-fullsize-1000.zip") as pictures:
-        assert len(pictures.layout.images) == 1000
-        for image in pictures.layout.images:
+    with archive.opened(shared / "dogs-vs-cats-fullsize-1000.zip") as files:
+        found = layout.recognise(files)
+        assert len(found.images) == 1000
+        for image in found.images:
             try:
-                assert images.decode(pictures.read(image.member), 180).std() > 1
+                assert images.decode(files.read(image.member), 180).std() > 1
             except images.ImageError:
                 bad += 1
     assert bad <= 5
@@ -35,6 +36,8 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     values["data"] = {"source": "archive", "path": str(shared / "dogs-vs-cats.zip")}
     values["backbone"]["weights"] = str(shared / "vgg16-imagenet-notop.weights.h5")
     values["train_scratch"]["epochs"] = 1
+    values["subset"] |= {"validation": 150, "test": 200}  # a third of the time to extract
+    values["train_feature_head"]["epochs"] = 8
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     output = empty_clone.run("dvc", "repro", "train_feature_head", "train_scratch")
     assert {"subset", "extract_features", "train_feature_head"} <= set(executed(output))
@@ -42,23 +45,37 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     folder = empty_clone.folder
     summary = json.loads((folder / "metrics/subset.json").read_text())
     assert summary["train"] == {"cat": 1000, "dog": 1000}
-    assert summary["test"] == {"cat": 1000, "dog": 1000}
+    assert summary["test"] == {"cat": 200, "dog": 200}
     features = np.load(folder / "data/features/test.npy", mmap_mode="r")
-    assert features.shape == (2000, 5, 5, 512)
+    assert features.shape == (400, 5, 5, 512)
     path = folder / "models/trained/train_feature_head.keras"
     model, trained = saved.load(path), saved.record(path)
-    assert len(trained.history) == 20
-    assert trained.history[trained.best - 1]["val_accuracy"] > 0.96
-    labels = np.repeat([0, 1], 1000)
+    assert len(trained.history) == 8
+    assert trained.history[trained.best - 1]["val_accuracy"] > 0.95
+    labels = np.repeat([0, 1], 200)
     test = examples.Examples(features, labels, folder)
     cached = model.get_layer("head").predict(batches.in_order(test, 64), verbose=0)
     tested = metrics.Predictions(labels, by_class(cached))
-    assert metrics.score(tested, trained)["test_accuracy"] >= 0.965
+    assert metrics.score(tested, trained)["test_accuracy"] >= 0.95
     # The features may be in bfloat16. The float32 model from pixels agrees with them.
-    rows = np.arange(0, 2000, 50)
+    rows = np.arange(0, 400, 10)
     pixels = np.load(folder / "data/images/test.npy", mmap_mode="r")[rows]
     difference = np.abs(model.predict(pixels, verbose=0) - cached[rows])
     assert np.median(difference) < 0.01
     assert (difference > 0.5).sum() <= 1
 
     assert len(saved.record(folder / "models/trained/train_scratch.keras").history) == 1
+
+
+def test_a_backbone_of_a_file_knows_cats_from_dogs(shared):
+    """Twenty nearest photographs on EfficientNet-Lite0's features: no training of a network."""
+    base = backbone_of(str(shared / "efficientnet-lite0-notop.keras"), 128, None)
+    assert base.output_shape == (None, 4, 4, 1280)
+    with archive.opened(shared / "dogs-vs-cats.zip") as files:
+        found = [image for image in layout.recognise(files).images if (image.number or 0) < 100]
+        pixels = np.stack([images.decode(files.read(image.member), 128) for image in found])
+    features = base.predict(pixels, verbose=0).mean(axis=(1, 2))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    labels = np.array([image.label == found[0].label for image in found])
+    near = np.argsort(-features @ features.T, axis=1)[:, 1:21]
+    assert ((labels[near].mean(axis=1) > 0.5) == labels).mean() > 0.9
