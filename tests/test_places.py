@@ -324,7 +324,7 @@ def test_any_text_reaches_a_pipe_of_any_encoding(tmp_path, encoding):
 
 
 DIES = """
-import os, sys
+import gc, os, sys
 from convnets.base import console
 console.hush()
 os.write(2, b"native: no AVX here" + os.linesep.encode())
@@ -334,6 +334,7 @@ if sys.argv[1] == "aborts":
 if sys.argv[1] == "raises":
     raise ImportError("no such library")
 console.unhush()
+assert gc.isenabled()
 os.write(2, b"heard")
 """
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gc
 import logging
 import os
 import select
@@ -92,6 +93,11 @@ def hush() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for messages logged later
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.meta_path.insert(0, _WithoutOptional())
+    # The import makes half a million objects that stay. To look for garbage among them time and
+    # again takes a fifth of the import.
+    gc.disable()
+    _hushed.callback(gc.enable)
+    _hushed.callback(gc.freeze)
     _keep_memory()
     if not hasattr(os, "fork"):  # Windows
         return
