@@ -91,6 +91,12 @@ STAND_INS = {
         ),
     },
     "docs/own-data.md": {
+        "dvc exp run -S data.source=folder -S data.path=$HOME/photos "
+        "-S subset.train=100 -S subset.validation=30 -S subset.test=50": (
+            "dvc exp run -S data.source=folder -S data.path=$HOME/photos "
+            "-S subset.train=20 -S subset.validation=10 -S subset.test=10",
+            "the same stages, with fewer images",
+        ),
         """dvc exp run -S 'subset.group="IMG_\\d+"' subset""": (
             """dvc exp run --temp -S 'subset.group="/\\d+"' subset""",
             "the photographs' names have no IMG; and the next commands go on with all images",
@@ -443,7 +449,9 @@ def check_scale(user: User) -> None:
     assert user.output.count(": done on one\n") == 2
     listed = user.output.rpartition("dvc exp list origin")[2]
     assert listed.count("sweep-") == 2
-    assert "\ntrain_scratch.learning_rate=0.0003\n" in user.output  # a heading of the comparison
+    compared = user.output.rpartition("convnets compare")[2]
+    for rate in ("0.001", "0.0003"):  # in headings, beside what other pages have changed
+        assert f"train_scratch.learning_rate={rate}" in compared
 
 
 def check_shared(user: User) -> None:

@@ -135,13 +135,14 @@ def test_a_written_backbone_computes_as_the_one_that_was_built(tmp_path, policy)
     """Also one of any size, in either precision; the same backbone gives the same bytes."""
     path = own(tmp_path, small)
     how = params.Backbone(name=path, weights=None, preprocessing="none", fine_tune_from=1)
+    out = tmp_path / "data"  # does not exist in a fresh clone
     for name in ("a.keras", "b.keras"):
-        backbone.write(how, 32, 0, tmp_path / name)
-    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+        backbone.write(how, 32, 0, out / name)
+    assert (out / "a.keras").read_bytes() == (out / "b.keras").read_bytes()
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
     precision.use(policy)
     try:
-        loaded = backbone.load(tmp_path / "a.keras")
+        loaded = backbone.load(out / "a.keras")
     finally:
         precision.use("float32")
     assert loaded.layers[-1].dtype_policy.name == policy

@@ -60,6 +60,7 @@ def write(how: Backbone, size: int, seed: int, out: Path) -> None:
     keras.utils.set_random_seed(seed)
     base = build(how, size)
     # h5py crashes the process if the disk fills up while it writes.
+    out.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(out.parent).free < 8 * base.count_params() + 2**20:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
     saved.save(base, out)
