@@ -190,11 +190,23 @@ def is_whole(uri: str, experiment: str, model: keras.Model) -> str:
     return run_id
 
 
-def test_a_model_and_its_training_get_the_scores_of_evaluate(project, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///scores.db")
+@pytest.mark.parametrize("down", [(), ("training", "evaluate")])
+def test_a_model_and_its_training_get_the_scores_of_evaluate(
+    project, monkeypatch, nothing_listens, down
+):
+    """Also if the server was down meanwhile, after `sync`."""
+
+    def server(for_: str) -> None:
+        uri = nothing_listens if for_ in down else "sqlite:///scores.db"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+
+    server("training")
     train()
+    server("evaluate")
     with recorded("train_mnist@no_pooling") as run:  # another run, as evaluate's
         run.score_models({Path("models/digits.keras"): {"test_accuracy": 0.75, "val_loss": 9.0}})
+    server("sync")
+    sync.sync()
     client = mlflow.MlflowClient()
     (model,) = mlflow.search_logged_models(output_format="list")
     assert {metric.key: metric.value for metric in model.metrics}["test_accuracy"] == 0.75

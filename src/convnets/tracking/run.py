@@ -39,6 +39,7 @@ MADE_WITH = (  # what a logged model needs to be loaded
     *("keras", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "rich", "tensorflow"),
 )
 DIGEST = "sha256"  # the tag of a logged model: of its `.keras` file
+SCORES = "scores.json"  # in a local store's folder: what `Run.score_models` got
 BEGUN_AS = "begun_as"  # the tag of a run in a local store: its id in the tracking store
 
 
@@ -262,23 +263,19 @@ class Run:
     def score_models(self, scores: dict[Path, dict[str, float]]) -> None:
         """Give the logged models of files, and the runs that trained them, their metrics.
 
-        A model that is in another store, as after `dvc pull`, is left out.
+        A model that is in another store, as after `dvc pull`, is left out. A run that has moved
+        leaves the scores beside its local store, for `tracking.sync`.
 
         Args:
             scores: the metrics of each `.keras` file.
         """
-        import mlflow
+        by_digest = {_digest(path): metrics for path, metrics in scores.items()}
 
         def log() -> None:
-            for path, metrics in scores.items():
-                known = mlflow.search_logged_models(
-                    filter_string=f"tags.{DIGEST} = '{_digest(path)}'", output_format="list"
-                )
-                # The training's curves have the validation metrics already, by epoch.
-                added = {name: metrics[name] for name in metrics if not name.startswith("val_")}
-                for model in known:
-                    trained_in = model.source_run_id
-                    mlflow.log_metrics(added, run_id=trained_in, model_id=model.model_id)
+            if self.folder is None:
+                score_models(by_digest)
+            else:
+                files.write_json(self.folder / SCORES, by_digest)
 
         self.attempt(log)
 
@@ -303,6 +300,24 @@ class Run:
             say(store.promote(client, version))
 
         self.attempt(register)
+
+
+def score_models(scores: dict[str, dict[str, float]]) -> None:
+    """Give the tracking store's models, and the runs that trained them, their metrics.
+
+    Args:
+        scores: the metrics by the digest of a model's `.keras` file.
+    """
+    import mlflow
+
+    for digest, metrics in scores.items():
+        known = mlflow.search_logged_models(
+            filter_string=f"tags.{DIGEST} = '{digest}'", output_format="list"
+        )
+        # The training's curves have the validation metrics already, by epoch.
+        added = {name: metrics[name] for name in metrics if not name.startswith("val_")}
+        for model in known:
+            mlflow.log_metrics(added, run_id=model.source_run_id, model_id=model.model_id)
 
 
 def _digest(path: Path) -> str:

@@ -5,6 +5,7 @@ tracking store has part of the run, the copy completes it. Nothing is copied twi
 be interrupted at any time. A local store is removed once all of it has been copied.
 """
 
+import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -55,6 +56,8 @@ def sync() -> None:
         try:
             mlflow.set_tracking_uri(store.uri())
             _copy(run, source, MlflowClient())
+            if (folder / runs.SCORES).exists():  # of models that are there by now: the oldest first
+                runs.score_models(json.loads((folder / runs.SCORES).read_text()))
         except Exception as error:
             if store.is_a_defect(error):
                 raise
