@@ -130,6 +130,25 @@ def test_the_backbone_of_a_file_takes_pixels_or_is_given_a_known_preprocessing(t
         backbone_of(str(tmp_path / "mobile.keras"), 96, None, "mobilenetv2")
 
 
+def test_a_sequential_model_is_a_backbone(tmp_path):
+    layers = keras.layers
+    base = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(4, 3, strides=2),
+            keras.Sequential([layers.BatchNormalization(), layers.Conv2D(6, 1, name="last")]),
+        ]
+    )
+    base.save(tmp_path / "sequential.keras")
+    loaded = backbone_of(str(tmp_path / "sequential.keras"), 33, None)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 33, 33, 3)).astype("float32")
+    expected = base.predict(pixels, verbose=0)
+    np.testing.assert_allclose(loaded.predict(pixels, verbose=0), expected, atol=1e-5)
+    lower, upper = backbone.split(loaded, "last")
+    np.testing.assert_allclose(upper(lower(pixels)), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_a_written_backbone_computes_as_the_one_that_was_built(tmp_path, policy):
     """Also one of any size, in either precision; the same backbone gives the same bytes."""

@@ -35,12 +35,12 @@ class Step(NamedTuple):
 def steps(
     model: keras.Model, start: keras.KerasTensor | None = None
 ) -> tuple[keras.KerasTensor, list[Step]]:
-    """Return an input of a functional model, and its layers in the order of their calls.
+    """Return an input of a model, and its layers in the order of their calls.
 
     Nested models are replaced by their layers.
 
     Args:
-        model: the model.
+        model: a functional or sequential model.
         start: the input; by default, a new one of the model's shape.
     """
     found: list[Step] = []
@@ -58,7 +58,7 @@ def steps(
         return inner._run_through_graph(inputs, operation_fn=lambda layer: partial(call, layer))
 
     start = keras.Input(model.input_shape[1:]) if start is None else start
-    unfold(model, start)
+    call(model, start)
     return start, found
 
 
