@@ -203,7 +203,13 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "DenseNet121" else [])
+        for name in FAMILIES
+    ],
+)
 def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name):
     """The cached path equals the model's, and a fresh process needs only Keras to load it."""
     keras.utils.set_random_seed(0)

@@ -66,7 +66,16 @@ def unfinished(clone: Clone, stage: str) -> list[Path]:
     return list((clone.folder / ".unfinished" / stage).glob("*/*"))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+LIKE_ANOTHER = ("extract_features", "train_augmented_head")  # extract_views and fine_tune
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(stage, marks=[pytest.mark.slow] if stage in LIKE_ANOTHER else [])
+        for stage in STAGES
+    ],
+)
 def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
     outs, mark = STAGES[stage]
     whole = clone.run(*command(stage))

@@ -103,11 +103,12 @@ def is_training(process: psutil.Process) -> bool:
     return False
 
 
-def until(true: Callable[[], object]) -> object:
-    """Wait until something is true, and return it."""
-    for _ in range(1800):
+def until(true: Callable[[], object], sweep: "subprocess.Popen[str] | None" = None) -> object:
+    """Wait until something is true, and return it. A sweep must not end before."""
+    for _ in range(6000):  # a busy machine needs minutes before the first training
         if value := true():
             return value
+        assert sweep is None or sweep.poll() is None, sweep.communicate()[0]
         time.sleep(0.1)
     raise AssertionError("it never was")
 
@@ -203,7 +204,7 @@ def test_a_node_dies_and_no_experiment_is_lost_or_doubled(place):
                 return node, below
         return None
 
-    victim, below = until(busy)
+    victim, below = until(busy, sweep)
     place.cluster.remove_node(victim, allow_graceful=False)
     for process in below:
         with suppress(psutil.NoSuchProcess):
@@ -236,7 +237,7 @@ def test_a_stopped_sweep_leaves_nothing_behind_and_goes_on(place):
     before = place.experiments()
     for how, status in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
         sweep = place.start(settings)
-        below = until(lambda: place.training(place.cluster.list_all_nodes()))
+        below = until(lambda: place.training(place.cluster.list_all_nodes()), sweep)
         training = list(filter(is_training, below))
         assert place.clones()
         sweep.send_signal(how)
