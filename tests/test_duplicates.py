@@ -1,6 +1,7 @@
 """Pictures that occur twice, and pictures that belong together."""
 
 import io
+import pickle
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -52,6 +53,14 @@ def test_pictures_that_only_resemble_each_other_are_not():
         encoded(Image.new("RGB", (90, 90), colour), "PNG") for colour in ("red", "blue", "#fff")
     ]
     assert found_in(drawn + plain) == []
+
+
+def test_what_is_kept_of_each_picture_holds_nothing_in_an_object_store():
+    """Ray keeps a task's results until no array refers to them."""
+    kept: list[pickle.PickleBuffer] = []
+    found = duplicates.of(encoded(PHOTO), np.asarray(PHOTO))
+    pickle.dumps(found, protocol=5, buffer_callback=kept.append)
+    assert kept == []
 
 
 @settings(max_examples=30, deadline=None)

@@ -21,7 +21,9 @@ class Print(NamedTuple):
 
     content: bytes  # a hash of the file
     perceptual: np.uint64  # of the picture
-    reduced: NDArray[np.uint8]  # (REDUCED, REDUCED, 3)
+    # (REDUCED, REDUCED, 3) uint8. An array from a task would keep the task's other results in Ray's
+    # object store, the pictures.
+    reduced: bytes
 
 
 class Copy(NamedTuple):
@@ -45,7 +47,7 @@ def of(content: bytes, pixels: NDArray[np.uint8]) -> Print:
     picture = Image.fromarray(pixels)
     (perceptual,) = np.packbits(imagehash.phash(picture).hash).view(np.uint64)
     reduced = picture.resize((REDUCED, REDUCED), Image.Resampling.BOX)
-    return Print(hashlib.sha256(content).digest(), perceptual, np.asarray(reduced))
+    return Print(hashlib.sha256(content).digest(), perceptual, reduced.tobytes())
 
 
 def find(prints: list[Print]) -> list[Copy]:
@@ -74,8 +76,8 @@ def find(prints: list[Print]) -> list[Copy]:
 
 def _alike(one: Print, other: Print) -> bool:
     """Whether two pictures with near hashes look the same. Those of two plain colours do not."""
-    difference = np.abs(one.reduced.astype(np.int16) - other.reduced)
-    return bool(difference.mean() <= DIFFERENCE)
+    pixels = (np.frombuffer(each.reduced, np.uint8).astype(np.int16) for each in (one, other))
+    return bool(np.abs(np.subtract(*pixels)).mean() <= DIFFERENCE)
 
 
 def to_drop(copies: list[Copy], labels: list[str]) -> set[int]:
