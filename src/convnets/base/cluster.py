@@ -196,6 +196,7 @@ def _work(prepared: list[Any], *item: Any) -> Any:
     if reference not in _works:
         import ray
 
+        console.keep_memory()
         prepare, files = ray.get(reference)
         folder = tempfile.TemporaryDirectory()
         for name, content in files.items():

@@ -62,7 +62,7 @@ class _WithoutOptional(MetaPathFinder):
             raise ModuleNotFoundError(f"{name}: not needed", name=name)
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let glibc keep the memory of freed tensors for the next batch.
 
     It gives large blocks back to the system at once. Then the system clears as many new pages for
@@ -98,7 +98,7 @@ def hush() -> None:
     gc.disable()
     _hushed.callback(gc.enable)
     _hushed.callback(gc.freeze)
-    _keep_memory()
+    keep_memory()
     if not hasattr(os, "fork"):  # Windows
         return
     screen = os.dup(2)
