@@ -1,6 +1,7 @@
 """Functions applied on a Ray cluster: real nodes on loopback, which die."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -21,8 +22,10 @@ from tests.commands import ROOT, free_port
 @pytest.fixture(scope="module")
 def three():
     """A cluster of three nodes."""
-    with pytest.MonkeyPatch.context() as patch, nodes(patch, 3) as started:
-        yield started
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "torch")  # a user's own
+        with nodes(patch, 3) as started:
+            yield started
 
 
 def squares() -> Callable[[int], int]:
@@ -78,6 +81,27 @@ def test_a_task_has_a_whole_node_if_it_asks_for_one(three):
         return lambda _: ray.get_runtime_context().get_assigned_resources()
 
     assert list(cluster.mapper(prepare, whole=True)([(1,)])) == [{"CPU": 1}]
+
+
+def test_keras_takes_tensorflow_on_each_node(three):
+    def prepare() -> Callable[[int], str]:
+        import keras
+
+        return lambda _: keras.config.backend()
+
+    assert set(cluster.mapper(prepare)((number,) for number in range(6))) == {"tensorflow"}
+
+
+def test_a_worker_keeps_freed_memory_for_the_next_batch(three):
+    def prepare() -> Callable[[int], int]:
+        def work(_: int) -> int:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            bytearray(2**26)  # 16,384 pages
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        return work
+
+    assert min(cluster.mapper(prepare)((number,) for number in range(12))) < 2**10
 
 
 def test_other_versions_are_told_before_the_work(three, tmp_path, monkeypatch):

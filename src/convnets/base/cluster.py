@@ -196,15 +196,18 @@ def _work(prepared: list[Any], *item: Any) -> Any:
     if reference not in _works:
         import ray
 
-        console.keep_memory()
-        prepare, files = ray.get(reference)
-        folder = tempfile.TemporaryDirectory()
-        for name, content in files.items():
-            path = Path(folder.name, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        os.chdir(folder.name)
-        _works[reference] = (folder, prepare())
+        console.shorten_import()  # as each stage does: it may need Keras
+        try:
+            prepare, files = ray.get(reference)
+            folder = tempfile.TemporaryDirectory()
+            for name, content in files.items():
+                path = Path(folder.name, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            os.chdir(folder.name)
+            _works[reference] = (folder, prepare())
+        finally:
+            console.unhush()
     return _works[reference][1](*item)
 
 

@@ -62,7 +62,7 @@ class _WithoutOptional(MetaPathFinder):
             raise ModuleNotFoundError(f"{name}: not needed", name=name)
 
 
-def keep_memory() -> None:
+def _keep_memory() -> None:
     """Let glibc keep the memory of freed tensors for the next batch.
 
     It gives large blocks back to the system at once. Then the system clears as many new pages for
@@ -81,24 +81,31 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
-def hush() -> None:
-    """Prepare for the import of Keras: shorten it, and silence TensorFlow until `unhush` or `run`.
+def shorten_import() -> None:
+    """Prepare for the import of Keras, until `unhush`.
 
-    Keras takes TensorFlow, whatever backend the user has set. TensorFlow's libraries log to file
-    descriptor 2 while they load, before any setting takes effect. Until then a process of its own
-    reads what they write. It shows all of that if this process dies, such as without AVX. Python's
-    own `sys.stderr` still works.
+    Keras takes TensorFlow, whatever backend the user has set, and does without other libraries.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for messages logged later
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.meta_path.insert(0, _WithoutOptional())
     # The import makes half a million objects that stay. To look for garbage among them time and
     # again takes a fifth of the import.
     gc.disable()
     _hushed.callback(gc.enable)
     _hushed.callback(gc.freeze)
-    keep_memory()
+    _keep_memory()
+
+
+def hush() -> None:
+    """Shorten the import of Keras, and silence TensorFlow until `unhush` or `run`.
+
+    TensorFlow's libraries log to file descriptor 2 while they load, before any setting takes
+    effect. Until then a process of its own reads what they write. It shows all of that if this
+    process dies, such as without AVX. Python's own `sys.stderr` still works.
+    """
+    shorten_import()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for messages logged later
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if not hasattr(os, "fork"):  # Windows
         return
     screen = os.dup(2)
