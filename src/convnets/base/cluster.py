@@ -110,7 +110,11 @@ def connect() -> Any:
     try:
         _reach(address)  # Ray itself tries for minutes
         ray.init(
-            runtime_env={"py_modules": [str(PACKAGE)]},  # so that each works with this code
+            runtime_env={
+                "py_modules": [str(PACKAGE)],  # so that each works with this code
+                # `mallopt` would be late: a worker has threads with memory of their own by then.
+                "env_vars": {name: str(value) for name, (_, value) in console.KEEP_MEMORY.items()},
+            },
             log_to_driver=False,
             logging_level=logging.CRITICAL,
         )

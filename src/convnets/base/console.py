@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -30,6 +30,14 @@ _hushed = ExitStack()
 # Keras and TensorFlow import these if they are there, for parts that nothing here uses. They are a
 # third of the time that Keras takes. Who needs one imports it: later, or before.
 OPTIONAL = ("matplotlib", "pandas", "scipy", "sklearn")
+# glibc gives large blocks back to the system at once. Then the system clears as many new pages for
+# the next tensor, which takes up to a fifth of a training's time. So it keeps them. Of each
+# variable, what `mallopt` calls it, and the value.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": (-4, 0),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
+    "MALLOC_ARENA_MAX": (-8, 1),
+}
 
 # Disk errors that the user can fix. Any other OSError is a bug.
 REMEDIES = {
@@ -62,20 +70,6 @@ class _WithoutOptional(MetaPathFinder):
             raise ModuleNotFoundError(f"{name}: not needed", name=name)
 
 
-def _keep_memory() -> None:
-    """Let glibc keep the memory of freed tensors for the next batch.
-
-    It gives large blocks back to the system at once. Then the system clears as many new pages for
-    the next tensor, which takes up to a fifth of a training's time.
-    """
-    try:
-        glibc = ctypes.CDLL("libc.so.6")
-    except OSError:  # another system
-        return
-    for param, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # MMAP_MAX, TRIM_THRESHOLD, ARENA_MAX
-        glibc.mallopt(param, value)
-
-
 def say(message: str) -> None:
     """Print one plain line and flush it, so that a pipe gets it at once."""
     print(message, flush=True)
@@ -93,7 +87,10 @@ def shorten_import() -> None:
     gc.disable()
     _hushed.callback(gc.enable)
     _hushed.callback(gc.freeze)
-    _keep_memory()
+    with suppress(OSError):  # another system
+        glibc = ctypes.CDLL("libc.so.6")
+        for param, value in KEEP_MEMORY.values():
+            glibc.mallopt(param, value)
 
 
 def hush() -> None:
