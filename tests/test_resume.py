@@ -24,6 +24,11 @@ STAGES = {
     "fine_tune": (["models/trained/fine_tune.keras"], "epoch"),
 }
 EPOCHS = 8
+# What one of those needs.
+BEFORE = (
+    *("download", "subset", "download_weights", "extract_features", "extract_views"),
+    "train_augmented_head",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,7 @@ def clone(module_path) -> Clone:
     values["subset"] |= {"train": 48, "validation": 40, "test": 40}
     values["views"] |= {"count": 2}
     path.write_text(yaml.safe_dump(values, sort_keys=False))
-    for stage in ("download", "subset", "download_weights", "extract_features"):
+    for stage in BEFORE:
         clone.run(*command(stage))
     return clone
 
