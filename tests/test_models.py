@@ -17,7 +17,7 @@ from convnets.data import sample
 from convnets.evaluation import explain
 from convnets.models import architectures, backbone, internals, precision, saved
 from convnets.training import cached, features
-from tests.commands import ROOT, backbone_of, record
+from tests.commands import ROOT, backbone_of, record, some_slow
 
 HEAD = params.load(ROOT / "presets/book.yaml").of("train_feature_head", params.HeadTraining)
 
@@ -203,13 +203,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name == "DenseNet121" else [])
-        for name in FAMILIES
-    ],
-)
+@pytest.mark.parametrize("name", some_slow(FAMILIES, ["DenseNet121"]))
 def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name):
     """The cached path equals the model's, and a fresh process needs only Keras to load it."""
     keras.utils.set_random_seed(0)

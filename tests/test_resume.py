@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.clusters import nodes
-from tests.commands import TOKEN, Clone, command, holding
+from tests.commands import TOKEN, Clone, command, holding, some_slow
 
 pytestmark = pytest.mark.pipeline
 
@@ -26,7 +26,11 @@ STAGES = {
 EPOCHS = 8
 # What one of those needs.
 BEFORE = (
-    *("download", "subset", "download_weights", "extract_features", "extract_views"),
+    "download",
+    "subset",
+    "download_weights",
+    "extract_features",
+    "extract_views",
     "train_augmented_head",
 )
 
@@ -74,13 +78,7 @@ def unfinished(clone: Clone, stage: str) -> list[Path]:
 LIKE_ANOTHER = ("extract_features", "train_augmented_head")  # extract_views and fine_tune
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        pytest.param(stage, marks=[pytest.mark.slow] if stage in LIKE_ANOTHER else [])
-        for stage in STAGES
-    ],
-)
+@pytest.mark.parametrize("stage", some_slow(STAGES, LIKE_ANOTHER))
 def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
     outs, mark = STAGES[stage]
     whole = clone.run(*command(stage))

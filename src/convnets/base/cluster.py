@@ -46,7 +46,8 @@ def mapper(
 
     Without Ray's own variable RAY_ADDRESS, it is applied here. With it, each tuple is a task of the
     cluster. A task whose worker or node is lost is run again. Only a few tuples and results for
-    each worker are held at a time, whatever their number.
+    each worker are held at a time, whatever their number. But an array of a result that is kept
+    keeps all of the result in the cluster's object store.
 
     Args:
         prepare: called once in each process that works. It can be pickled, as can all that it
@@ -198,21 +199,26 @@ _works: dict[Any, tuple[Any, Callable[..., Any]]] = {}  # what this worker has p
 def _work(prepared: list[Any], *item: Any) -> Any:
     (reference,) = prepared
     if reference not in _works:
-        import ray
-
         console.shorten_import()  # as each stage does: it may need Keras
         try:
-            prepare, files = ray.get(reference)
-            folder = tempfile.TemporaryDirectory()
-            for name, content in files.items():
-                path = Path(folder.name, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            os.chdir(folder.name)
-            _works[reference] = (folder, prepare())
+            _works[reference] = _prepared(reference)
         finally:
             console.unhush()
     return _works[reference][1](*item)
+
+
+def _prepared(reference: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the folder with the files, which is there as long as it is kept, and the work."""
+    import ray
+
+    prepare, files = ray.get(reference)
+    folder = tempfile.TemporaryDirectory()
+    for name, content in files.items():
+        path = Path(folder.name, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    os.chdir(folder.name)
+    return folder, prepare()
 
 
 def _result(ray: Any, submit: Callable[[], Any], reference: Any, left: int = RETRIES) -> Any:

@@ -87,20 +87,20 @@ def shorten_import() -> None:
     gc.disable()
     _hushed.callback(gc.enable)
     _hushed.callback(gc.freeze)
-    with suppress(OSError):  # another system
-        glibc = ctypes.CDLL("libc.so.6")
-        for param, value in KEEP_MEMORY.values():
-            glibc.mallopt(param, value)
 
 
 def hush() -> None:
-    """Shorten the import of Keras, and silence TensorFlow until `unhush` or `run`.
+    """Shorten the import of Keras, keep memory, and silence TensorFlow until `unhush` or `run`.
 
     TensorFlow's libraries log to file descriptor 2 while they load, before any setting takes
     effect. Until then a process of its own reads what they write. It shows all of that if this
     process dies, such as without AVX. Python's own `sys.stderr` still works.
     """
     shorten_import()
+    with suppress(OSError):  # another system
+        glibc = ctypes.CDLL("libc.so.6")
+        for param, value in KEEP_MEMORY.values():
+            glibc.mallopt(param, value)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for messages logged later
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if not hasattr(os, "fork"):  # Windows
