@@ -16,7 +16,8 @@ def main() -> None:
     with recorded("subset") as run:
         run.dataset(source, "source")
         found = layout.load(LISTING)
-        written = arrays.write(source, found, IMAGES, p.subset, p.image_size, p.seed)
+        how = (p.subset, p.image_size, p.seed)
+        written = arrays.write(source, found, run.unfinished, IMAGES, *how)
         summary = written.summary
         files.write_json(Path("metrics/subset.json"), summary)
         page.write(overview.html(found, written, IMAGES), Path("metrics/data.html"))

@@ -56,7 +56,9 @@ def recognised(path: Path) -> Layout:
 
 def decoded(path: Path, out: Path, how: params.Subset, size: int = 78) -> dict[str, Any]:
     """Write the arrays of an archive's images; return the summary."""
-    return arrays.write(path, recognised(path), out, how, size, seed=0).summary
+    with tempfile.TemporaryDirectory() as unfinished:
+        found = recognised(path)
+        return arrays.write(path, found, Path(unfinished), out, how, size, seed=0).summary
 
 
 class Clone:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from convnets.base import console, files, params
-from convnets.data import digits, sample, sources
+from convnets.data import arrays, digits, sample, sources
 from convnets.models import architectures, backbone, saved
 from convnets.training import features
-from tests.commands import decoded, record
+from tests.commands import decoded, recognised, record
 
 COUNTS = params.Subset(train=6, validation=2, test=2, max_rejected=0)
 MANY = params.Subset(train=30, validation=5, test=5, max_rejected=0)
@@ -120,6 +120,20 @@ def test_what_was_extracted_before_the_disk_was_full_is_kept(disk, capsys):
     line = told(lambda: some_features(out), capsys)
     assert f"{out}: No space left on device; free some space" in line
     assert sorted(path.name for path in disk.iterdir()) == ["earlier", "train.npy.part"]
+
+
+def test_what_was_decoded_before_the_disk_was_full_is_kept(disk, archive, tmp_path, capsys):
+    def work(unfinished: Path) -> None:
+        arrays.write(archive, recognised(archive), unfinished, tmp_path / "out", MANY, 40, 0)
+
+    line = told(lambda: work(disk), capsys)
+    assert line.startswith(f"error: {disk}/")
+    assert line.endswith(": No space left on device; free some space\n")
+    assert not (tmp_path / "out").exists()
+    unfinished = Path(shutil.copytree(disk, tmp_path / "roomy"))
+    work(unfinished)
+    assert "decode: resuming after " in capsys.readouterr().out
+    assert len(np.load(tmp_path / "out/train.npy")) == 60
 
 
 def test_a_full_disk_leaves_the_earlier_out(disk, archive, capsys):

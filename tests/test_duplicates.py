@@ -157,7 +157,7 @@ def test_the_page_of_the_images_shows_what_is_used_and_what_is_not(tmp_path):
         target.writestr("train/cat/broken.jpg", b"no picture")
     how = params.Subset(**SOME | {"train": "rest", "max_rejected": 0.2})
     found = recognised(path)
-    written = arrays.write(path, found, out, how, 78, 0)
+    written = arrays.write(path, found, tmp_path, out, how, 78, 0)
     page = overview.html(found, written, out)
     assert "16 images of 2 classes are used" in page
     assert "cover&lt;b&gt;.jpg" in page

@@ -107,6 +107,17 @@ def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
         assert clone.steps(latest.run_id) == clone.steps(before.run_id) == EPOCHS
 
 
+def test_a_killed_subset_goes_on(clone):
+    whole = contents(clone, ["data/images"])
+    process = start(clone, "subset")
+    assert next((line for line in process.stdout if line.startswith("decode: ")), None)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert "decode: resuming after" in clone.run(*command("subset"))
+    assert contents(clone, ["data/images"]) == whole
+    assert not unfinished(clone, "subset")
+
+
 def test_a_killed_driver_of_a_cluster_goes_on(clone, monkeypatch):
     outs, mark = STAGES["extract_views"]
     clone.run(*command("extract_views"))

@@ -2,17 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter
 
 from convnets.base import cluster, files, params
-from convnets.base.console import InputError, progress
+from convnets.base.console import InputError, progress, say
 from convnets.data import archive, duplicates, images, npy
 from convnets.data.duplicates import Print
 from convnets.data.images import ImageError
@@ -22,6 +24,10 @@ from convnets.data.subset import SPLITS, choose, gaps, group_of
 BATCH, BATCH_BYTES = 32, 2**24  # images that are decoded at a time, unless they are large
 Picture = tuple[NDArray[np.uint8], Print]  # the pixels, and what is compared
 SHOWN = 24  # pairs of duplicates whose pixels are kept for the page
+Found = Print | str  # of an image what is compared, or why it is left out
+_LINE = TypeAdapter[Found](
+    Found, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+)
 
 
 class Decoded(NamedTuple):
@@ -65,7 +71,13 @@ class Written(NamedTuple):
 
 
 def write(
-    source: Path, found: Layout, folder: Path, how: params.Subset, size: int, seed: int
+    source: Path,
+    found: Layout,
+    unfinished: Path,
+    folder: Path,
+    how: params.Subset,
+    size: int,
+    seed: int,
 ) -> Written:
     """Decode the chosen images into `<split>.npy`, with one row per image in `<split>.csv`.
 
@@ -75,6 +87,8 @@ def write(
     Args:
         source: an archive of images.
         found: its layout.
+        unfinished: an existing folder for what is decoded. If an interrupted process has left it
+            there, for the same other arguments, this one goes on.
         folder: the folder to write, atomically.
         how: images per class for each split, what becomes of duplicates, and the accepted share of
             unreadable images.
@@ -85,25 +99,36 @@ def write(
         InputError: the archive is unusable, too many images are unreadable, or a class has no image
             left.
     """
-    with archive.opened(source) as opened, files.atomic(folder) as part:
+    with archive.opened(source) as opened:
         chosen = choose(found.images, how, seed)
-        decoded, rejected = _decode(opened, chosen, part, size)
-        total = sum(map(len, chosen.values()))
-        if len(rejected) > how.max_rejected * total:
-            name, reason = next(iter(rejected.items()))
-            raise InputError(
-                f"{len(rejected)} of {total} images are unreadable, the first is {name!r} "
-                f"({reason}); fix them or raise subset.max_rejected"
-            )
-        pairs, dropped = _duplicates(decoded)
-        shown = [(pair, _pixels(part, pair)) for pair in pairs[:SHOWN]]
-        if how.duplicates == "report":
-            dropped = []
-        labels = sorted({image.label for image in found.images})
-        counts = {split: _table(part, split, decoded, dropped, labels) for split in SPLITS}
-    alone = sum(
-        group_of(image, how.group) is None for members in chosen.values() for image in members
-    )
+        members = [(split, image) for split in SPLITS for image in chosen[split]]
+        told = _decode(opened, members, unfinished, size)
+    decoded: list[Decoded] = []
+    rejected: dict[str, str] = {}
+    rows: Counter[str] = Counter()
+    for (split, image), each in zip(members, told, strict=True):
+        if isinstance(each, str):
+            rejected[image.member] = each
+        else:
+            decoded.append(Decoded(image, split, rows[split], each))
+            rows[split] += 1
+    if len(rejected) > how.max_rejected * len(members):
+        name, reason = next(iter(rejected.items()))
+        raise InputError(
+            f"{len(rejected)} of {len(members)} images are unreadable, the first is {name!r} "
+            f"({reason}); fix them or raise subset.max_rejected"
+        )
+    pairs, dropped = _duplicates(decoded)
+    shown = [(pair, _pixels(unfinished, pair)) for pair in pairs[:SHOWN]]
+    if how.duplicates == "report":
+        dropped = []
+    labels = sorted({image.label for image in found.images})
+    with files.atomic(folder) as part:
+        part.mkdir()
+        counts = {
+            split: _table(unfinished, part, split, decoded, dropped, labels) for split in SPLITS
+        }
+    alone = sum(group_of(image, how.group) is None for _, image in members)
     summary = {
         **counts,
         "missing_numbers": gaps(found.images),
@@ -121,33 +146,69 @@ def write(
 
 
 def _decode(
-    opened: Files, chosen: dict[str, list[Image]], folder: Path, size: int
-) -> tuple[list[Decoded], dict[str, str]]:
-    """Write the arrays; return what is in them, and why each of the other images is not."""
-    decoded: list[Decoded] = []
-    rejected: dict[str, str] = {}
-    decode = cluster.mapper(lambda: partial(_pictures, size))
-    for split, members in chosen.items():
-        pictures = chain.from_iterable(decode(_batches(opened, members)))
-        with npy.writer(folder / f"{split}.npy", (size, size, 3), "uint8") as out:
-            both = zip(members, pictures, strict=True)
-            for image, picture in progress(both, f"decode {split}", len(members)):
-                if isinstance(picture, ImageError):
-                    rejected[image.member] = str(picture)
-                    continue
-                pixels, found = picture
-                decoded.append(Decoded(image, split, out.rows, found))
-                out.append(pixels[None])
-    return decoded, rejected
+    opened: Files, members: list[tuple[str, Image]], folder: Path, size: int
+) -> list[Found]:
+    """Write the arrays of images in splits, and a line of what is found of each, to go on from."""
+    splits, wanted = [split for split, _ in members], [image for _, image in members]
+    journal = folder / "found.jsonl"
+    journal.touch()
+    with ExitStack() as stack:
+        arrays = {
+            split: stack.enter_context(
+                npy.writer(folder / f"{split}.npy", (size, size, 3), "uint8", resume=True)
+            )
+            for split in SPLITS
+        }
+        lines = stack.enter_context(journal.open("r+b"))
+        found = _known(lines, splits, arrays)
+        done, left = len(found), len(members) - len(found)
+        if done:
+            say(f"decode: resuming after {done} of {len(members)} images")
+        decode = cluster.mapper(lambda: partial(_pictures, size))
+        pictures = chain.from_iterable(decode(_batches(opened, wanted[done:])))
+        both = zip(splits[done:], pictures, strict=True)
+        for split, picture in progress(both, "decode", left):
+            if isinstance(picture, ImageError):
+                found.append(str(picture))
+            else:
+                arrays[split].append(picture[0][None])
+                found.append(picture[1])
+            lines.write(_LINE.dump_json(found[-1]) + b"\n")
+    return found
 
 
-def _batches(opened: Files, members: list[Image]) -> Iterator[tuple[list[bytes | ImageError]]]:
+def _known(lines: BinaryIO, splits: list[str], arrays: dict[str, npy.Writer]) -> list[Found]:
+    """Return what an interrupted process found, as far as its pixels are there; drop the rest.
+
+    Each of its files may end anywhere.
+    """
+    found: list[Found] = []
+    rows: Counter[str] = Counter()
+    end = 0
+    for split, line in zip(splits, lines, strict=False):
+        if not line.endswith(b"\n"):
+            break
+        each = _LINE.validate_json(line)
+        if isinstance(each, Print):
+            if rows[split] == arrays[split].rows:
+                break
+            rows[split] += 1
+        found.append(each)
+        end += len(line)
+    lines.seek(end)
+    lines.truncate()
+    for split, array in arrays.items():
+        array.keep(rows[split])
+    return found
+
+
+def _batches(opened: Files, wanted: list[Image]) -> Iterator[tuple[list[bytes | ImageError]]]:
     """Read the files of images, a few at a time."""
     batch: list[bytes | ImageError] = []
     size = 0
-    for member in members:
+    for image in wanted:
         try:
-            content = opened.read(member.member)
+            content = opened.read(image.member)
             batch.append(content)
             size += len(content)
         except ImageError as error:
@@ -192,12 +253,16 @@ def _pixels(folder: Path, pair: Pair) -> NDArray[np.uint8]:
 
 
 def _table(
-    folder: Path, split: str, decoded: list[Decoded], dropped: list[Decoded], labels: list[str]
+    unfinished: Path,
+    folder: Path,
+    split: str,
+    decoded: list[Decoded],
+    dropped: list[Decoded],
+    labels: list[str],
 ) -> dict[str, int]:
-    """Write a split's table without what is dropped; return its number of images by class."""
+    """Write a split without what is dropped; return its number of images by class."""
     rows = {each.row for each in dropped if each.split == split}
-    if rows:
-        npy.leave_out(folder / f"{split}.npy", rows)
+    npy.move(unfinished / f"{split}.npy", folder / f"{split}.npy", without=rows)
     kept = [each.image for each in decoded if each.split == split and each.row not in rows]
     table = pd.DataFrame(
         [(image.member, image.label, labels.index(image.label)) for image in kept],

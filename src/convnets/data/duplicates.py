@@ -20,7 +20,7 @@ class Print(NamedTuple):
     """What is compared of a picture."""
 
     content: bytes  # a hash of the file
-    perceptual: np.uint64  # of the picture
+    perceptual: int  # a hash of the picture, 64 bits
     # (REDUCED, REDUCED, 3) uint8. An array from a task would keep the task's other results in Ray's
     # object store, the pictures.
     reduced: bytes
@@ -45,9 +45,9 @@ def of(content: bytes, pixels: NDArray[np.uint8]) -> Print:
         pixels: the decoded picture, (n, n, 3).
     """
     picture = Image.fromarray(pixels)
-    (perceptual,) = np.packbits(imagehash.phash(picture).hash).view(np.uint64)
+    perceptual = np.packbits(imagehash.phash(picture).hash).tobytes()
     reduced = picture.resize((REDUCED, REDUCED), Image.Resampling.BOX)
-    return Print(hashlib.sha256(content).digest(), perceptual, reduced.tobytes())
+    return Print(hashlib.sha256(content).digest(), int.from_bytes(perceptual), reduced.tobytes())
 
 
 def find(prints: list[Print]) -> list[Copy]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from convnets.base import files
+
 
 class Writer:
     """Appends rows to an open `.npy` file; see `writer`.
@@ -70,12 +72,15 @@ def writer(
         path: the file to write; its folder is created.
         row_shape: shape of one row.
         dtype: dtype of the stored values.
-        resume: keep the rows written before a failure, and continue after them next time.
+        resume: keep the rows written before a failure, and continue after them next time, even if
+            the file was complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     if not resume:
         part.unlink(missing_ok=True)
+    elif path.exists():  # complete, but not the files that are written beside it
+        path.replace(part)
     part.touch()
     try:
         with part.open("r+b") as file:
@@ -113,10 +118,14 @@ def give_back(array: NDArray[Any]) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def leave_out(path: Path, rows: set[int]) -> None:
-    """Write a `.npy` file again without some of its rows."""
-    array = read(path)
-    with writer(path, array.shape[1:], array.dtype) as out:
+def move(source: Path, target: Path, without: set[int]) -> None:
+    """Move a `.npy` file, without some of its rows."""
+    if not without:
+        files.move(source, target)
+        return
+    array = read(source)
+    with writer(target, array.shape[1:], array.dtype) as out:
         for row in range(len(array)):
-            if row not in rows:
+            if row not in without:
                 out.append(array[row : row + 1])
+    source.unlink()
