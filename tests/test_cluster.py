@@ -144,7 +144,7 @@ console.run(main)
 """
 
 
-@pytest.mark.parametrize("lost", ["a node", "the cluster"])
+@pytest.mark.parametrize("lost", ["a node", "the own node", "the cluster"])
 def test_what_dies_in_the_middle(monkeypatch, tmp_path, lost):
     (tmp_path / "slow.py").write_text(SLOW)
     with nodes(monkeypatch, 1) as started:
@@ -159,7 +159,9 @@ def test_what_dies_in_the_middle(monkeypatch, tmp_path, lost):
             told = []
             for line in driver.stdout:
                 told.append(line.strip())
-                if line == "5\n":
+                if line == "5\n" and lost == "the own node":
+                    started.head_node.kill_raylet(check_alive=False)
+                elif line == "5\n":
                     started.remove_node(other, allow_graceful=False)
                     if lost == "the cluster":
                         started.head_node.kill_all_processes(

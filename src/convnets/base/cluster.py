@@ -28,7 +28,8 @@ LIBRARIES = (
     "tensorflow",
 )
 AHEAD = 2  # tasks for each that runs: the next is there when one ends
-PATIENCE = 10  # seconds without an answer until it is asked whether the cluster is still there
+PATIENCE = 2  # seconds without a result until it is asked whether the cluster is still there
+CONNECT = 10  # seconds for a connection
 RETRIES = 3  # of a task whose worker or node has died
 
 
@@ -245,16 +246,28 @@ def _waited(ray: Any, reference: Any) -> Any:
     while True:
         try:
             return ray.get(reference, timeout=PATIENCE)
-        except ray.exceptions.GetTimeoutError:
-            # Ray waits for a lost cluster a minute, and then ends the process without a word.
-            _reach(ray.get_runtime_context().gcs_address)
+        except ray.exceptions.RayError as error:
+            _check(ray)
+            if not isinstance(error, ray.exceptions.GetTimeoutError):
+                raise
+
+
+def _check(ray: Any) -> None:
+    """Raise an OSError if the cluster is gone, or Ray's own process of this machine.
+
+    Ray waits for them, up to a minute, and then ends this process without a word.
+    """
+    context = ray.get_runtime_context()
+    _reach(context.gcs_address)
+    (own,) = [node for node in ray.nodes() if node["NodeID"] == context.get_node_id()]
+    _reach(f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}")
 
 
 def _reach(address: str) -> None:
     """Raise an OSError if nothing listens at an address, unless it has no port, such as auto."""
     host = urlsplit(address if "//" in address else f"//{address}")
     if host.port:
-        socket.create_connection((host.hostname, host.port), timeout=PATIENCE).close()
+        socket.create_connection((host.hostname, host.port), timeout=CONNECT).close()
 
 
 def _gone(error: Exception) -> InputError:
