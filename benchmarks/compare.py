@@ -5,14 +5,19 @@ The book's way is `book.py`. Both run a few epochs on the same photographs, weig
 time of an epoch is the median of the epochs after the first. The total time at the book's number of
 epochs is computed from this median and the time outside the epochs. Neither side scores the test
 images.
+
+If it is stopped, the same command goes on after the last measurement, provided that the commit, the
+data and the machine are the same.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +28,12 @@ from matplotlib.figure import Figure
 
 from benchmarks import book
 from benchmarks.measure import matrix_peak, run
-from convnets.base import files, params
+from convnets.base import cluster, files, params
 from convnets.data import archive, examples
 from convnets.models import precision
 
 ROOT = Path(__file__).parents[1]
+UNFINISHED = ROOT / ".unfinished/bench"
 SPLITS = ("train", "validation", "test")
 PREPARING = ("download", "subset", "download_weights", "download_mnist")
 ROWS = {  # the book's rows, and our stages for each
@@ -60,15 +66,32 @@ def prepare(clone: Path, given: argparse.Namespace) -> params.Params:
     return params.load(clone / "params.yaml")
 
 
+def begin(folder: Path, given: dict[str, Any]) -> Path:
+    """Clone the last commit into the folder; or go on there, if nothing else is to be measured."""
+    shown = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(shown, check=True, capture_output=True, text=True).stdout
+    node = cluster.this_node()
+    what = json.dumps([commit, node, os.cpu_count(), given], default=str)
+    told = folder / "what.json"
+    if not told.exists() or told.read_text() != what:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(folder / "convnets")], check=True)
+        told.write_text(what)
+    return folder / "convnets"
+
+
 def unpack(clone: Path, folder: Path) -> None:
-    """Write the images of our subset in the book's folder layout."""
-    with archive.opened(clone / "data/images.zip") as files:
+    """Write the images of our subset in the book's folder layout, unless they are there."""
+    if folder.exists():
+        return
+    with archive.opened(clone / "data/images.zip") as opened, files.atomic(folder) as part:
         for split in SPLITS:
             table = examples.read_table(clone / f"data/images/{split}.csv")
             for member, label in zip(table["file"], table["class"], strict=True):
-                path = folder / split / label / Path(member).name
+                path = part / split / label / Path(member).name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(files.read(member))
+                path.write_bytes(opened.read(member))
 
 
 def operations(layers: list[Any]) -> float:
@@ -129,33 +152,47 @@ def of_book(row: str, clone: Path, images: Path, weights: Path | None) -> list[d
     return measured
 
 
-def of_ours(stage: str, clone: Path, images: int) -> dict[str, Any]:
+def of_ours(stage: str, clone: Path, images: int) -> list[dict[str, Any]]:
     """Run one of our stages. An extraction reports each quarter of its `images`."""
     steps = r"epoch \d|extract (train|views):"
     seen = run(["dvc", "repro", "--quiet", "--single-item", "--force", stage], clone, steps)
     measured = {"stage": stage, "peak": seen.peak, "anonymous": seen.anonymous, "fixed": seen.wall}
     if not seen.steps:
-        return measured
+        return [measured]
     step = float(np.median(np.diff(seen.steps)))
     measured["before"] = seen.steps[0] - step  # imports, MLflow, tracing
     if stage.startswith("extract"):
-        return measured | {"step": 4 * step / images}
-    return measured | {"step": step, "fixed": seen.wall - EPOCHS * step}
+        return [measured | {"step": 4 * step / images}]
+    return [measured | {"step": step, "fixed": seen.wall - EPOCHS * step}]
 
 
-def measure(
-    clone: Path, images: Path, p: params.Params, weights: Path | None, rounds: int
-) -> pd.DataFrame:
-    """Run everything; return one row per stage, side and round."""
+def measure(folder: Path, p: params.Params, weights: Path | None, rounds: int) -> pd.DataFrame:
+    """Run what is left to run; return one row per stage, side and round.
+
+    Args:
+        folder: has the clone, and gets the book's images and each measurement.
+        p: the clone's params.
+        weights: of VGG16, or None for random ones.
+        rounds: how often each is measured.
+    """
+    clone, images, journal = folder / "convnets", folder / "images", folder / "measured.json"
+    earlier = json.loads(journal.read_text()) if journal.exists() else []
+    done = {tuple(key): measured for key, measured in earlier}
     rows: list[dict[str, Any]] = []
 
-    def keep(side: str, turn: int, measured: dict[str, Any]) -> None:
-        rows.append({"round": turn, "side": side} | measured)
-        shown = "  ".join(f"{key} {v:.3g}" for key, v in measured.items() if key != "stage")
-        print(f"{turn} {side} {measured['stage']}: {shown}", flush=True)
+    def keep(turn: int, side: str, name: str, run: Callable[[], list[dict[str, Any]]]) -> None:
+        key = turn, side, name
+        if key not in done:
+            shutil.rmtree(clone / ".unfinished", ignore_errors=True)  # a stage that was stopped
+            done[key] = run()
+            files.write_json(journal, list(done.items()))
+        for measured in done[key]:
+            rows.append({"round": turn, "side": side} | measured)
+            shown = "  ".join(f"{key} {v:.3g}" for key, v in measured.items() if key != "stage")
+            print(f"{turn} {side} {measured['stage']}: {shown}", flush=True)
 
     for stage in PREPARING:
-        keep("ours", 1, of_ours(stage, clone, 0))
+        keep(1, "ours", stage, partial(of_ours, stage, clone, 0))
     unpack(clone, images)
     needed = work(clone)
     peaks = {"book": "float32", "ours": precision.policy(p.precision).removeprefix("mixed_")}
@@ -163,16 +200,16 @@ def measure(
     for turn in range(1, rounds + 1):
         peak = {side: max(peak[side], matrix_peak(kind)) for side, kind in peaks.items()}
         for row, stages in ROWS.items():
-            for measured in of_book(row, clone, images, weights):
-                keep("book", turn, measured)
+            keep(turn, "book", row, partial(of_book, row, clone, images, weights))
             for stage in stages:
                 views = p.views.count if stage == "extract_views" else 1
-                keep("ours", turn, of_ours(stage, clone, views * needed["images"]["fine_tune"]))
+                count = views * needed["images"]["fine_tune"]
+                keep(turn, "ours", stage, partial(of_ours, stage, clone, count))
     table = pd.DataFrame(rows)
     table["numbers"], table["matrix_peak"] = table.side.map(peaks), table.side.map(peak)
-    done = [needed[side].get(stage) for side, stage in zip(table.side, table.stage, strict=True)]
+    steps = [needed[side].get(stage) for side, stage in zip(table.side, table.stage, strict=True)]
     table["images_per_second"] = table.stage.map(needed["images"]) / table.step
-    table["share_of_peak"] = np.array(done, float) / table.step / table.matrix_peak
+    table["share_of_peak"] = np.array(steps, float) / table.step / table.matrix_peak
     epochs = [getattr(getattr(p, name.split("@")[0], None), "epochs", 0) for name in table.stage]
     table["minutes"] = (table.fixed + (epochs * table.step).fillna(0)) / 60
     return table
@@ -236,10 +273,9 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1, help="of the book's number of images")
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        clone, images = Path(folder) / "convnets", Path(folder) / "images"
-        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-        table = measure(clone, images, prepare(clone, given), given.weights, given.rounds)
+    clone = begin(UNFINISHED, vars(given))
+    table = measure(UNFINISHED, prepare(clone, given), given.weights, given.rounds)
+    shutil.rmtree(UNFINISHED)
     kind = "photographs" if given.archive else "drawn images"
     note = (
         f"{os.cpu_count()} CPU cores; {given.rounds} rounds; {given.share:.0%} of the book's number"

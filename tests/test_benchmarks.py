@@ -62,6 +62,16 @@ def test_a_process_is_measured(tmp_path):
         measure.run([sys.executable, "-c", "raise ValueError"], tmp_path)
 
 
+def test_a_stopped_comparison_goes_on_only_with_the_same(tmp_path):
+    folder = tmp_path / "bench"
+    assert (compare.begin(folder, {"share": 0.1}) / "dvc.yaml").exists()
+    (folder / "measured.json").write_text("[]")
+    assert (compare.begin(folder, {"share": 0.1}) / "dvc.yaml").exists()
+    assert (folder / "measured.json").exists()
+    assert (compare.begin(folder, {"share": 0.2}) / "dvc.yaml").exists()
+    assert not (folder / "measured.json").exists()
+
+
 def test_minutes_are_put_together(tmp_path):
     ran = [(name, "ours", 60.0) for name in compare.PREPARING]
     ran += [(name, "ours", 120.0) for stages in compare.ROWS.values() for name in stages]

@@ -126,7 +126,7 @@ def connect() -> Any:
             f"there, and run `ray start --address={address}` here"
         ) from error
     signal.signal(signal.SIGTERM, stop)  # Ray has taken it
-    here, there = _node(), everywhere(ray, _node)
+    here, there = this_node(), everywhere(ray, this_node)
     for name, node in there:
         for library, version in node.versions.items():
             if version != here.versions[library]:
@@ -176,7 +176,8 @@ def alive(ray: Any) -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def _node() -> Node:
+def this_node() -> Node:
+    """Return what this machine computes with."""
     versions = {"Python": platform.python_version()}
     for name in LIBRARIES:
         try:
