@@ -165,7 +165,7 @@ def test_in_order_is_in_order():
 def test_a_streamed_file_is_what_numpy_would_have_saved(tmp_path_factory, sizes):
     folder = tmp_path_factory.mktemp("npy")
     parts = [np.random.default_rng(size).normal(size=(size, 2)).astype("f4") for size in sizes]
-    with npy.writer(folder / "streamed.npy", (2,), "float32") as out:
+    with npy.writer(folder / "streamed.npy", "float32", (2,)) as out:
         for part in parts:
             out.append(part)
     whole = np.concatenate([np.zeros((0, 2), "f4"), *parts])
@@ -178,7 +178,7 @@ def test_a_streamed_file_is_what_numpy_would_have_saved(tmp_path_factory, sizes)
 def test_a_failed_stream_leaves_the_earlier_file(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.arange(3))
-    with pytest.raises(ValueError, match="finite"), npy.writer(path, (1,), "float16") as out:
+    with pytest.raises(ValueError, match="finite"), npy.writer(path, "float16") as out:
         out.append(np.array([[1e6]]))
     assert (np.load(path) == np.arange(3)).all()
     assert [file.name for file in tmp_path.iterdir()] == ["x.npy"]
@@ -235,3 +235,19 @@ def test_views_are_refused_before_they_fill_the_disk(tmp_path):
         write(1e-6)
     write(1)
     assert np.load(tmp_path / "v.npy").shape == (24, 31 * 40 * 3)
+
+
+def test_each_batch_of_an_extraction_is_computed_once(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 4, 4, 3), np.uint8)
+    computed: list[int] = []
+
+    def extract(items: Iterable[tuple[np.ndarray]]) -> Iterator[list[np.ndarray]]:
+        for (batch,) in items:
+            computed.append(len(batch))
+            yield [batch.astype("f4"), batch.mean((1, 2))]
+
+    outs = [tmp_path / "cut.npy", tmp_path / "top.npy"]
+    features.write(extract, pixels, outs, "extract")
+    assert computed == [32, 32, 6]
+    np.testing.assert_array_equal(np.load(outs[0]), pixels)
+    np.testing.assert_allclose(np.load(outs[1]), pixels.mean((1, 2)), rtol=1e-6)

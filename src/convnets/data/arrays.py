@@ -155,7 +155,7 @@ def _decode(
     with ExitStack() as stack:
         arrays = {
             split: stack.enter_context(
-                npy.writer(folder / f"{split}.npy", (size, size, 3), "uint8", resume=True)
+                npy.writer(folder / f"{split}.npy", "uint8", (size, size, 3), resume=True)
             )
             for split in SPLITS
         }

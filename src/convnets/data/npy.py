@@ -1,8 +1,9 @@
 """NumPy files, streamed to disk and read through memory maps."""
 
+import math
 import mmap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +20,51 @@ class Writer:
     the process with a signal instead of raising an error.
     """
 
-    def __init__(self, file: Any, row_shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    def __init__(self, file: Any, dtype: DTypeLike, row_shape: tuple[int, ...] | None) -> None:
         self._file = file
-        self.row_shape = row_shape
         self.dtype = np.dtype(dtype)
+        self.row_shape = row_shape
         self.rows = 0
-        self.write_header()
-        self._start = file.tell()
-        self._row_bytes = self.dtype.itemsize * int(np.prod(row_shape))
-        # The complete rows that an interrupted process left.
-        self.rows = (file.seek(0, 2) - self._start) // self._row_bytes
+        with suppress(ValueError):  # there is no header, or only a part of one
+            np.lib.format.read_magic(file)
+            (_, *shape), _, _ = np.lib.format.read_array_header_1_0(file)
+            self.row_shape, start = tuple(shape), file.tell()
+            # The complete rows that an interrupted process left.
+            self.rows = (file.seek(0, 2) - start) // self._row_bytes(self.row_shape)
+        self.keep(self.rows)
 
-    def write_header(self) -> None:
-        """Write the header for the rows so far. NumPy's padding leaves room for a larger count."""
+    def _row_bytes(self, row_shape: tuple[int, ...]) -> int:
+        return self.dtype.itemsize * math.prod(row_shape)
+
+    def keep(self, rows: int) -> None:
+        """Keep the first `rows` and continue after them. The header has this number of rows.
+
+        NumPy's padding leaves room for a larger number.
+        """
+        self.rows = rows
         self._file.seek(0)
+        if self.row_shape is None:
+            self._file.truncate(0)
+            return
         header = {
             "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
-            "shape": (self.rows, *self.row_shape),
+            "shape": (rows, *self.row_shape),
         }
         np.lib.format.write_array_header_1_0(self._file, header)
-
-    def keep(self, rows: int) -> None:
-        """Keep the first `rows` and continue after them."""
-        self.rows = rows
-        self._file.truncate(self._start + rows * self._row_bytes)
+        self._file.truncate(self._file.tell() + rows * self._row_bytes(self.row_shape))
         self._file.seek(0, 2)
 
     def append(self, rows: NDArray[Any]) -> None:
         """Append `rows` of shape (n, *row_shape), cast to the file's dtype.
 
         Raises:
-            ValueError: the shape differs, or the dtype cannot hold the values as finite numbers.
+            ValueError: the shape differs from that of the first, or the dtype cannot hold the
+                values as finite numbers.
         """
+        if self.row_shape is None:
+            self.row_shape = rows.shape[1:]
+            self.keep(0)
         if rows.shape[1:] != self.row_shape:
             raise ValueError(f"rows of shape {rows.shape[1:]}, expected {self.row_shape}")
         with np.errstate(over="ignore"):
@@ -64,14 +77,17 @@ class Writer:
 
 @contextmanager
 def writer(
-    path: Path, row_shape: tuple[int, ...], dtype: DTypeLike, resume: bool = False
+    path: Path,
+    dtype: DTypeLike,
+    row_shape: tuple[int, ...] | None = None,
+    resume: bool = False,
 ) -> Iterator[Writer]:
     """Open a `.npy` file for streaming. It gets its name only once it is complete.
 
     Args:
         path: the file to write; its folder is created.
-        row_shape: shape of one row.
         dtype: dtype of the stored values.
+        row_shape: shape of one row. Without it, there must be rows, and the first give it.
         resume: keep the rows written before a failure, and continue after them next time, even if
             the file was complete.
     """
@@ -84,10 +100,9 @@ def writer(
     part.touch()
     try:
         with part.open("r+b") as file:
-            out = Writer(file, row_shape, dtype)
-            out.keep(out.rows)
+            out = Writer(file, dtype, row_shape)
             yield out
-            out.write_header()
+            out.keep(out.rows)
         part.replace(path)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full-disk error names no file
@@ -124,7 +139,7 @@ def move(source: Path, target: Path, without: set[int]) -> None:
         files.move(source, target)
         return
     array = read(source)
-    with writer(target, array.shape[1:], array.dtype) as out:
+    with writer(target, array.dtype, array.shape[1:]) as out:
         for row in range(len(array)):
             if row not in without:
                 out.append(array[row : row + 1])

@@ -183,12 +183,8 @@ def _stream(
     """
     if all(out.exists() for out in outs):
         return
-    (first,) = extract([batch(0)])
     with ExitStack() as stack:
-        writers = [
-            stack.enter_context(npy.writer(out, result.shape[1:], dtype, resume=True))
-            for out, result in zip(outs, first, strict=True)
-        ]
+        writers = [stack.enter_context(npy.writer(out, dtype, resume=True)) for out in outs]
         # An interrupted process may have stopped between two files or within a batch.
         done = min(writer.rows for writer in writers) // (rows * starts.step)
         if done:
