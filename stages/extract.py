@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("stage", choices=STAGES)
     stage, p = parser.parse_args().stage, params.load()
     extract, out = STAGES[stage]
+    cluster.join()
     with recorded(stage) as run:
         dtype_policy = precision.policy(p.precision)
         console.say(f"{stage}: computes on {precision.told(dtype_policy)}")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from convnets.base import console, files, params
+from convnets.base import cluster, console, files, params
 from convnets.data import arrays, layout, overview, page
 from convnets.data.examples import IMAGES
 from convnets.data.layout import LISTING
@@ -12,6 +12,7 @@ from convnets.tracking.run import recorded
 
 def main() -> None:
     p = params.load()
+    cluster.join()
     source = Path("data/images.zip")
     with recorded("subset") as run:
         run.dataset(source, "source")

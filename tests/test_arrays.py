@@ -70,3 +70,15 @@ def test_wherever_its_files_end_the_next_process_makes_the_same(whole, shares, c
                 path.write_bytes(content[: round(share * len(content))])
         again = write(whole.archive, unfinished, Path(folder, "out"))
     assert again == (whole.contents, whole.summary)
+
+
+def test_a_rejected_image_is_looked_at_again(whole, tmp_path):
+    """As if its decoder had been installed since."""
+    for name, content in whole.left.items():
+        (tmp_path / name).write_bytes(content)
+    journal = tmp_path / "found.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    (place, *_) = [place for place, line in enumerate(lines) if line.startswith(b'"')]
+    lines[place] = b'"not decoded: install a decoder"\n'
+    journal.write_bytes(b"".join(lines))
+    assert write(whole.archive, tmp_path, tmp_path / "out") == (whole.contents, whole.summary)

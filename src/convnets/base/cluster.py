@@ -33,6 +33,10 @@ CONNECT = 10  # seconds for a connection
 RETRIES = 3  # of a task whose worker or node has died
 
 
+Asked = tuple[str, Callable[[], Any], Any]  # a node's name, a call of a task, and its reference
+_joining: list[Asked] = []  # what the nodes compute with, until `connect` looks at it
+
+
 class Node(NamedTuple):
     """What a machine computes with."""
 
@@ -91,12 +95,17 @@ def mapper(
     return apply
 
 
-def connect() -> Any:
-    """Connect this process to the cluster of RAY_ADDRESS, once; return the module `ray`.
+def join() -> Any:
+    """Begin to join the cluster of RAY_ADDRESS, if that is set; return the module `ray`.
+
+    Workers take seconds to start. A stage that will need them calls this first, and does other
+    things meanwhile. `mapper` waits for them.
 
     Raises:
         InputError: see `mapper`.
     """
+    if not os.environ.get("RAY_ADDRESS"):
+        return None
     try:
         import ray as module
     except ImportError as error:
@@ -126,7 +135,20 @@ def connect() -> Any:
             f"there, and run `ray start --address={address}` here"
         ) from error
     signal.signal(signal.SIGTERM, stop)  # Ray has taken it
-    here, there = this_node(), everywhere(ray, this_node)
+    _joining[:] = _ask(ray, this_node)
+    return ray
+
+
+def connect() -> Any:
+    """Join the cluster of RAY_ADDRESS, once; return the module `ray`.
+
+    Raises:
+        InputError: see `mapper`.
+    """
+    ray = join()
+    if not _joining:
+        return ray
+    here, there = this_node(), _answers(ray, _joining)
     for name, node in there:
         for library, version in node.versions.items():
             if version != here.versions[library]:
@@ -142,6 +164,7 @@ def connect() -> Any:
             "Ray: there are several kinds of processor; the last bits of what they compute may "
             f"differ: {'; '.join(sorted(kinds))}"
         )
+    _joining.clear()
     return ray
 
 
@@ -151,6 +174,11 @@ def everywhere(ray: Any, look: Callable[..., R], *given: Any) -> list[tuple[str,
     Raises:
         InputError: there is no node, or one cannot run the function.
     """
+    return _answers(ray, _ask(ray, look, *given))
+
+
+def _ask(ray: Any, look: Callable[..., R], *given: Any) -> list[Asked]:
+    """Call a function on each node, without waiting for the results."""
     place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     asked = []
     for node in alive(ray):
@@ -159,11 +187,14 @@ def everywhere(ray: Any, look: Callable[..., R], *given: Any) -> list[tuple[str,
         asked.append((node["NodeName"], partial(call.remote, *given)))
     if not asked:
         raise InputError("RAY_ADDRESS: no node of the cluster has a CPU; run `ray start` on one")
-    answers = [(name, call, call()) for name, call in asked]
+    return [(name, call, call()) for name, call in asked]
+
+
+def _answers(ray: Any, asked: list[Asked]) -> list[tuple[str, Any]]:
     found = []
-    for name, *answer in answers:
+    for name, call, reference in asked:
         try:
-            found.append((name, _result(ray, *answer)))
+            found.append((name, _result(ray, call, reference)))
         except ImportError as error:
             raise InputError(
                 f"{name}: cannot run the project ({error}); install requirements.lock there"

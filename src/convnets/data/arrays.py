@@ -1,7 +1,7 @@
 """Decode the chosen images once into arrays, and tell what was left out."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -149,7 +149,12 @@ def _decode(
     opened: Files, members: list[tuple[str, Image]], folder: Path, size: int
 ) -> list[Found]:
     """Write the arrays of images in splits, and a line of what is found of each, to go on from."""
-    splits, wanted = [split for split, _ in members], [image for _, image in members]
+
+    def rejected(image: Image) -> str | None:
+        (batch,) = _batches(opened, [image])
+        (picture,) = _pictures(size, *batch)
+        return str(picture) if isinstance(picture, ImageError) else None
+
     journal = folder / "found.jsonl"
     journal.touch()
     with ExitStack() as stack:
@@ -160,14 +165,14 @@ def _decode(
             for split in SPLITS
         }
         lines = stack.enter_context(journal.open("r+b"))
-        found = _known(lines, splits, arrays)
-        done, left = len(found), len(members) - len(found)
-        if done:
-            say(f"decode: resuming after {done} of {len(members)} images")
+        found = _known(lines, members, arrays, rejected)
+        if found:
+            say(f"decode: resuming after {len(found)} of {len(members)} images")
+        left = members[len(found) :]
         decode = cluster.mapper(lambda: partial(_pictures, size))
-        pictures = chain.from_iterable(decode(_batches(opened, wanted[done:])))
-        both = zip(splits[done:], pictures, strict=True)
-        for split, picture in progress(both, "decode", left):
+        pictures = chain.from_iterable(decode(_batches(opened, [image for _, image in left])))
+        both = zip(left, pictures, strict=True)
+        for (split, _), picture in progress(both, "decode", len(left)):
             if isinstance(picture, ImageError):
                 found.append(str(picture))
             else:
@@ -177,15 +182,21 @@ def _decode(
     return found
 
 
-def _known(lines: BinaryIO, splits: list[str], arrays: dict[str, npy.Writer]) -> list[Found]:
-    """Return what an interrupted process found, as far as its pixels are there; drop the rest.
+def _known(
+    lines: BinaryIO,
+    members: list[tuple[str, Image]],
+    arrays: dict[str, npy.Writer],
+    rejected: Callable[[Image], str | None],
+) -> list[Found]:
+    """Return what an interrupted process found, as far as it still holds; drop the rest.
 
-    Each of its files may end anywhere.
+    Each of its files may end anywhere. A rejected image is looked at again, since a decoder may
+    have been installed.
     """
     found: list[Found] = []
     rows: Counter[str] = Counter()
     end = 0
-    for split, line in zip(splits, lines, strict=False):
+    for (split, image), line in zip(members, lines, strict=False):
         if not line.endswith(b"\n"):
             break
         each = _LINE.validate_json(line)
@@ -193,6 +204,8 @@ def _known(lines: BinaryIO, splits: list[str], arrays: dict[str, npy.Writer]) ->
             if rows[split] == arrays[split].rows:
                 break
             rows[split] += 1
+        elif rejected(image) != each:
+            break
         found.append(each)
         end += len(line)
     lines.seek(end)
