@@ -106,6 +106,33 @@ def test_a_worker_keeps_freed_memory_for_the_next_batch(three):
     assert min(cluster.mapper(prepare)((number,) for number in range(12))) < 2**10
 
 
+def test_a_large_result_arrives_over_a_slow_network(three, monkeypatch):
+    """Its transfer takes longer than the wait until the cluster is looked at."""
+    looks = 0
+
+    def look(_: object) -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 2000:  # 20 seconds
+            raise ConnectionError("it never arrives")
+
+    monkeypatch.setattr(cluster, "PATIENCE", 0.01)
+    monkeypatch.setattr(cluster, "_check", look)
+
+    def prepare() -> Callable[[int], tuple[str, np.ndarray]]:
+        def work(_: int) -> tuple[str, np.ndarray]:
+            time.sleep(0.5)  # so that the next task is on another node
+            return ray.get_runtime_context().get_node_id(), np.ones(2**26, np.uint8)
+
+        return work
+
+    nodes_used = set()
+    for node, large in cluster.mapper(prepare)((number,) for number in range(3)):
+        assert large.all()
+        nodes_used.add(node)
+    assert len(nodes_used) > 1
+
+
 def test_other_versions_are_told_before_the_work(three, tmp_path, monkeypatch):
     ray.shutdown()
     other = tmp_path / "keras-0.0.1.dist-info"
@@ -144,7 +171,7 @@ console.run(main)
 """
 
 
-@pytest.mark.parametrize("lost", ["a node", "the own node", "the cluster"])
+@pytest.mark.parametrize("lost", ["a node", "this node", "the cluster"])
 def test_what_dies_in_the_middle(monkeypatch, tmp_path, lost):
     (tmp_path / "slow.py").write_text(SLOW)
     with nodes(monkeypatch, 1) as started:
@@ -159,7 +186,7 @@ def test_what_dies_in_the_middle(monkeypatch, tmp_path, lost):
             told = []
             for line in driver.stdout:
                 told.append(line.strip())
-                if line == "5\n" and lost == "the own node":
+                if line == "5\n" and lost == "this node":
                     started.head_node.kill_raylet(check_alive=False)
                 elif line == "5\n":
                     started.remove_node(other, allow_graceful=False)

@@ -207,14 +207,20 @@ def alive(ray: Any) -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def this_node() -> Node:
-    """Return what this machine computes with."""
-    versions = {"Python": platform.python_version()}
-    for name in LIBRARIES:
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each package, or that it is not installed."""
+    versions = {}
+    for name in packages:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
+    return versions
+
+
+def this_node() -> Node:
+    """Return what this machine computes with."""
+    versions = {"Python": platform.python_version(), **installed(LIBRARIES)}
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
@@ -275,17 +281,18 @@ def _result(ray: Any, submit: Callable[[], Any], reference: Any, left: int = RET
 
 
 def _waited(ray: Any, reference: Any) -> Any:
-    while True:
-        try:
-            return ray.get(reference, timeout=PATIENCE)
-        except ray.exceptions.RayError as error:
-            _check(ray)
-            if not isinstance(error, ray.exceptions.GetTimeoutError):
-                raise
+    # `get` with a timeout would begin the transfer of a result anew each time.
+    while not ray.wait([reference], timeout=PATIENCE)[0]:
+        _check(ray)
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError:
+        _check(ray)
+        raise
 
 
 def _check(ray: Any) -> None:
-    """Raise an OSError if the cluster is gone, or Ray's own process of this machine.
+    """Raise an OSError if the cluster is gone, or Ray's process on this machine, the raylet.
 
     Ray waits for them, up to a minute, and then ends this process without a word.
     """
@@ -304,8 +311,9 @@ def _reach(address: str) -> None:
 
 def _gone(error: Exception) -> InputError:
     return InputError(
-        f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: the cluster fails ({_reason(error)}); see `ray "
-        "status`, and run it again to resume, or unset RAY_ADDRESS to compute on this machine alone"
+        f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: the cluster, or Ray on this machine, fails "
+        f"({_reason(error)}); see `ray status`, and run it again to resume, or unset RAY_ADDRESS "
+        "to compute on this machine alone"
     )
 
 
