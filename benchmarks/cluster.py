@@ -20,7 +20,7 @@ from benchmarks.memory import ROOT, cloned
 from convnets.base.console import progress, say
 
 ROUNDS = 3
-# Of each, what runs before it, and itself.
+# For each stage: the commands that must run first, and its own.
 STAGES = {
     "subset": ["download download", "subset"],
     "extract_features": [
@@ -35,10 +35,8 @@ STAGES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument(
-        "pictures", type=int, help="of two classes; 40, 20 and 40 %% for the splits"
-    )
-    parser.add_argument("--archive", type=Path)
+    parser.add_argument("pictures", type=int, help="their number, split 40, 20, 40 %%")
+    parser.add_argument("--archive", type=Path, help="pictures of two classes (default: drawn)")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
     values = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -1,4 +1,4 @@
-"""The book's way and ours in turn, A B A B, on the same data in one session: `make bench`.
+"""The book's way and ours in turn, A B A B, on the same data and machine: `make bench`.
 
 Ours are the pipeline's stages as `dvc repro` runs them, in a temporary clone of the last commit.
 The book's way is `book.py`. Both run a few epochs on the same photographs, weights and digits. The
@@ -6,11 +6,12 @@ time of an epoch is the median of the epochs after the first. The total time at 
 epochs is computed from this median and the time outside the epochs. Neither side scores the test
 images.
 
-If it is stopped, the same command goes on after the last measurement, provided that the commit, the
-data and the machine are the same.
+If it is interrupted, run the same command again: it resumes after the last measurement. With
+another commit, other data or another machine, it starts over.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -44,6 +45,7 @@ ROWS = {  # the book's rows, and our stages for each
     "augmented_head": ["extract_views", "train_augmented_head"],
     "fine_tune": ["fine_tune"],
 }
+PRODUCT = "a matrix product"
 EPOCHS = 4
 EPOCHS_OF_BOOK = {"augmented_head": 2, "fine_tune": 2}  # these take minutes each; others run EPOCHS
 
@@ -66,19 +68,28 @@ def prepare(clone: Path, given: argparse.Namespace) -> params.Params:
     return params.load(clone / "params.yaml")
 
 
-def begin(folder: Path, given: dict[str, Any]) -> Path:
-    """Clone the last commit into the folder; or go on there, if nothing else is to be measured."""
-    shown = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    commit = subprocess.run(shown, check=True, capture_output=True, text=True).stdout
-    node = cluster.this_node()
-    what = json.dumps([commit, node, os.cpu_count(), given], default=str)
-    told = folder / "what.json"
-    if not told.exists() or told.read_text() != what:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        subprocess.run(["git", "clone", "-q", str(ROOT), str(folder / "convnets")], check=True)
-        told.write_text(what)
-    return folder / "convnets"
+def begin(given: argparse.Namespace) -> Path:
+    """Clone the last commit into a new folder, or return the folder of an interrupted comparison.
+
+    It resumes only with the same code, data and machine. The number of rounds may change.
+    """
+    commit, changes = (
+        subprocess.run(["git", "-C", str(ROOT), *command], check=True, capture_output=True).stdout
+        for command in (["rev-parse", "HEAD"], ["diff", "HEAD"])
+    )
+    inputs = [file and (file.stat().st_size, file.stat().st_mtime_ns) for file in data(given)]
+    same = (commit, changes, cluster.this_node(), os.cpu_count(), given.share, data(given), inputs)
+    folder = UNFINISHED / hashlib.sha256(repr(same).encode()).hexdigest()[:16]
+    if not folder.exists():
+        with files.atomic(folder) as part:
+            clone = ["git", "clone", "-q", str(ROOT), str(part / "convnets")]
+            subprocess.run(clone, check=True)
+    return folder
+
+
+def data(given: argparse.Namespace) -> tuple[Path | None, ...]:
+    """Return the given files."""
+    return given.archive, given.weights, given.digits
 
 
 def unpack(clone: Path, folder: Path) -> None:
@@ -166,6 +177,11 @@ def of_ours(stage: str, clone: Path, images: int) -> list[dict[str, Any]]:
     return [measured | {"step": step, "fixed": seen.wall - EPOCHS * step}]
 
 
+def product(numbers: str) -> list[dict[str, Any]]:
+    """Return the operations per second of a matrix product."""
+    return [{"stage": PRODUCT, "operations": matrix_peak(numbers)}]
+
+
 def measure(folder: Path, p: params.Params, weights: Path | None, rounds: int) -> pd.DataFrame:
     """Run what is left to run; return one row per stage, side and round.
 
@@ -180,13 +196,12 @@ def measure(folder: Path, p: params.Params, weights: Path | None, rounds: int) -
     done = {tuple(key): measured for key, measured in earlier}
     rows: list[dict[str, Any]] = []
 
-    def keep(turn: int, side: str, name: str, run: Callable[[], list[dict[str, Any]]]) -> None:
-        key = turn, side, name
-        if key not in done:
-            shutil.rmtree(clone / ".unfinished", ignore_errors=True)  # a stage that was stopped
-            done[key] = run()
+    def keep(turn: int, side: str, name: str, take: Callable[[], list[dict[str, Any]]]) -> None:
+        if (turn, side, name) not in done:
+            shutil.rmtree(clone / ".unfinished", ignore_errors=True)  # of an interrupted stage
+            done[turn, side, name] = take()
             files.write_json(journal, list(done.items()))
-        for measured in done[key]:
+        for measured in done[turn, side, name]:
             rows.append({"round": turn, "side": side} | measured)
             shown = "  ".join(f"{key} {v:.3g}" for key, v in measured.items() if key != "stage")
             print(f"{turn} {side} {measured['stage']}: {shown}", flush=True)
@@ -196,9 +211,9 @@ def measure(folder: Path, p: params.Params, weights: Path | None, rounds: int) -
     unpack(clone, images)
     needed = work(clone)
     peaks = {"book": "float32", "ours": precision.policy(p.precision).removeprefix("mixed_")}
-    peak = dict.fromkeys(peaks, 0.0)
     for turn in range(1, rounds + 1):
-        peak = {side: max(peak[side], matrix_peak(kind)) for side, kind in peaks.items()}
+        for side, numbers in peaks.items():
+            keep(turn, side, PRODUCT, partial(product, numbers))
         for row, stages in ROWS.items():
             keep(turn, "book", row, partial(of_book, row, clone, images, weights))
             for stage in stages:
@@ -206,6 +221,9 @@ def measure(folder: Path, p: params.Params, weights: Path | None, rounds: int) -
                 count = views * needed["images"]["fine_tune"]
                 keep(turn, "ours", stage, partial(of_ours, stage, clone, count))
     table = pd.DataFrame(rows)
+    products = table["stage"] == PRODUCT
+    peak = table[products].groupby("side")["operations"].max()
+    table = table[~products].drop(columns="operations")
     table["numbers"], table["matrix_peak"] = table.side.map(peaks), table.side.map(peak)
     steps = [needed[side].get(stage) for side, stage in zip(table.side, table.stage, strict=True)]
     table["images_per_second"] = table.stage.map(needed["images"]) / table.step
@@ -273,14 +291,14 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1, help="of the book's number of images")
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
-    clone = begin(UNFINISHED, vars(given))
-    table = measure(UNFINISHED, prepare(clone, given), given.weights, given.rounds)
-    shutil.rmtree(UNFINISHED)
+    folder = begin(given)
+    table = measure(folder, prepare(folder / "convnets", given), given.weights, given.rounds)
     kind = "photographs" if given.archive else "drawn images"
     note = (
         f"{os.cpu_count()} CPU cores; {given.rounds} rounds; {given.share:.0%} of the book's number"
     )
     print(write(table, ROOT / "benchmarks", f"{note} of images, {kind}."))
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

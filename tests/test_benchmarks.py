@@ -1,6 +1,8 @@
 """The benchmark compares like with like, and measures the cost of a process."""
 
 import sys
+from argparse import Namespace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -62,14 +64,22 @@ def test_a_process_is_measured(tmp_path):
         measure.run([sys.executable, "-c", "raise ValueError"], tmp_path)
 
 
-def test_a_stopped_comparison_goes_on_only_with_the_same(tmp_path):
-    folder = tmp_path / "bench"
-    assert (compare.begin(folder, {"share": 0.1}) / "dvc.yaml").exists()
-    (folder / "measured.json").write_text("[]")
-    assert (compare.begin(folder, {"share": 0.1}) / "dvc.yaml").exists()
-    assert (folder / "measured.json").exists()
-    assert (compare.begin(folder, {"share": 0.2}) / "dvc.yaml").exists()
-    assert not (folder / "measured.json").exists()
+def test_an_interrupted_comparison_resumes_only_with_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "UNFINISHED", tmp_path)
+    digits = tmp_path / "digits.npz"
+    digits.write_bytes(b"one")
+
+    def begun(**changed: object) -> Path:
+        given = {"archive": None, "weights": None, "digits": digits, "share": 0.1, "rounds": 1}
+        folder = compare.begin(Namespace(**given | changed))
+        assert (folder / "convnets/dvc.yaml").exists()
+        return folder
+
+    first = begun()
+    assert begun(rounds=2) == first
+    assert begun(share=0.2) != first
+    digits.write_bytes(b"others")
+    assert begun() != first
 
 
 def test_minutes_are_put_together(tmp_path):
