@@ -1,5 +1,8 @@
 """The arrays of decoded images, whatever an interrupted process has left of them."""
 
+import io
+import re
+from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -14,7 +17,7 @@ from convnets.data.subset import SPLITS
 from tests.commands import recognised
 from tests.test_sources import encoded, packed
 
-HOW = params.Subset(train=6, validation=3, test=3, max_rejected=0.2, duplicates="report")
+HOW = params.Subset(train=6, validation=3, test=3, max_rejected=0.2, duplicates="drop")
 SIZE = 40
 
 
@@ -24,12 +27,16 @@ class Whole(NamedTuple):
     archive: Path
     contents: dict[str, bytes]
     summary: dict[str, Any]
-    left: dict[str, bytes]  # its own files, as they are before the arrays get their place
+    left: dict[str, bytes]  # its unfinished files: the arrays, and what was found
 
 
-def write(path: Path, unfinished: Path, out: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    summary = arrays.write(path, recognised(path), unfinished, out, HOW, SIZE, 0).summary
-    return {file.name: file.read_bytes() for file in out.iterdir()}, summary
+def write(path: Path, unfinished: Path, out: Path) -> tuple[dict[str, bytes], dict[str, Any], int]:
+    """The files and the summary, and the number of images that were not decoded again."""
+    with redirect_stdout(io.StringIO()) as told:
+        summary = arrays.write(path, recognised(path), unfinished, out, HOW, SIZE, 0).summary
+    resumed = re.search(r"resuming after (\d+) of 24", told.getvalue())
+    contents = {file.name: file.read_bytes() for file in out.iterdir()}
+    return contents, summary, int(resumed[1]) if resumed else 0
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +51,10 @@ def whole(module_path) -> Whole:
     path = packed(module_path / "x.zip", members)
     unfinished = module_path / "unfinished"
     unfinished.mkdir()
-    contents, summary = write(path, unfinished, module_path / "out")
-    assert (summary["rejected"], summary["duplicates"]) == (2, 1)
-    assert not list(unfinished.glob("*.npy*"))
-    left = {f"{split}.npy": contents[f"{split}.npy"] for split in SPLITS}
-    left |= {file.name: file.read_bytes() for file in unfinished.iterdir()}
+    contents, summary, resumed = write(path, unfinished, module_path / "out")
+    assert (summary["rejected"], summary["duplicates_dropped"], resumed) == (2, 1, 0)
+    left = {file.name: file.read_bytes() for file in sorted(unfinished.iterdir(), reverse=True)}
+    assert list(left) == ["validation.npy", "train.npy", "test.npy", "found.jsonl"]
     return Whole(path, contents, summary, left)
 
 
@@ -58,6 +64,7 @@ def whole(module_path) -> Whole:
 @example(shares=(1, 1, 1, 1), complete=set())
 @example(shares=(0, 1, 1, 1), complete={"test"})
 @example(shares=(1, 1, 1, 0), complete={"train"})
+@example(shares=(1, 1, 1, 0.5), complete=set(SPLITS))
 def test_wherever_its_files_end_the_next_process_makes_the_same(whole, shares, complete):
     with TemporaryDirectory() as folder:
         unfinished = Path(folder, "unfinished")
@@ -68,17 +75,32 @@ def test_wherever_its_files_end_the_next_process_makes_the_same(whole, shares, c
             else:
                 path = unfinished / (f"{name}.part" if name.endswith(".npy") else name)
                 path.write_bytes(content[: round(share * len(content))])
-        again = write(whole.archive, unfinished, Path(folder, "out"))
-    assert again == (whole.contents, whole.summary)
+        *made, resumed = write(whole.archive, unfinished, Path(folder, "out"))
+    assert made == [whole.contents, whole.summary]
+    if set(shares) == {1}:
+        assert resumed == 24
 
 
-def test_a_rejected_image_is_looked_at_again(whole, tmp_path):
-    """As if its decoder had been installed since."""
-    for name, content in whole.left.items():
-        (tmp_path / name).write_bytes(content)
-    journal = tmp_path / "found.jsonl"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    (place, *_) = [place for place, line in enumerate(lines) if line.startswith(b'"')]
-    lines[place] = b'"not decoded: install a decoder"\n'
-    journal.write_bytes(b"".join(lines))
-    assert write(whole.archive, tmp_path, tmp_path / "out") == (whole.contents, whole.summary)
+@pytest.mark.parametrize("name", ["train.npy", "found.jsonl"])
+def test_zeros_in_a_file_are_not_taken_for_what_was_written(whole, tmp_path, name):
+    """As some file systems have them after a power cut."""
+    middle = len(whole.left[name]) // 2
+    for other, content in whole.left.items():
+        (tmp_path / other).write_bytes(content)
+    with (tmp_path / name).open("r+b") as file:
+        file.seek(middle)
+        file.write(bytes(400))
+    *made, resumed = write(whole.archive, tmp_path, tmp_path / "out")
+    assert made == [whole.contents, whole.summary]
+    assert 0 < resumed < 24
+
+
+def test_what_fails_after_the_decoding_loses_nothing(whole, tmp_path):
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        write(whole.archive, unfinished, tmp_path / "file/out")
+    *made, resumed = write(whole.archive, unfinished, tmp_path / "out")
+    assert made == [whole.contents, whole.summary]
+    assert resumed == 24

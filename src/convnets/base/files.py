@@ -67,6 +67,14 @@ def move(source: Path, target: Path) -> None:
         source.unlink()
 
 
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where that cannot be."""
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write values as readable JSON, which DVC can show as metrics."""
     with atomic(path) as part:

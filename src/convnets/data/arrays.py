@@ -1,7 +1,7 @@
 """Decode the chosen images once into arrays, and tell what was left out."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -24,7 +24,7 @@ from convnets.data.subset import SPLITS, choose, gaps, group_of
 BATCH, BATCH_BYTES = 32, 2**24  # images that are decoded at a time, unless they are large
 Picture = tuple[NDArray[np.uint8], Print]  # the pixels, and what is compared
 SHOWN = 24  # pairs of duplicates whose pixels are kept for the page
-Found = Print | str  # of an image what is compared, or why it is left out
+Found = Print | str  # an image's fingerprint, or why it is left out
 _LINE = TypeAdapter[Found](
     Found, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 )
@@ -87,8 +87,8 @@ def write(
     Args:
         source: an archive of images.
         found: its layout.
-        unfinished: an existing folder for what is decoded. If an interrupted process has left it
-            there, for the same other arguments, this one goes on.
+        unfinished: an existing folder for what is decoded. It stays there. If an interrupted
+            process has left it, with the same other arguments, the work is resumed.
         folder: the folder to write, atomically.
         how: images per class for each split, what becomes of duplicates, and the accepted share of
             unreadable images.
@@ -103,31 +103,31 @@ def write(
         chosen = choose(found.images, how, seed)
         members = [(split, image) for split in SPLITS for image in chosen[split]]
         told = _decode(opened, members, unfinished, size)
-    decoded: list[Decoded] = []
-    rejected: dict[str, str] = {}
-    rows: Counter[str] = Counter()
-    for (split, image), each in zip(members, told, strict=True):
-        if isinstance(each, str):
-            rejected[image.member] = each
-        else:
-            decoded.append(Decoded(image, split, rows[split], each))
-            rows[split] += 1
-    if len(rejected) > how.max_rejected * len(members):
-        name, reason = next(iter(rejected.items()))
-        raise InputError(
-            f"{len(rejected)} of {len(members)} images are unreadable, the first is {name!r} "
-            f"({reason}); fix them or raise subset.max_rejected"
-        )
-    pairs, dropped = _duplicates(decoded)
-    shown = [(pair, _pixels(unfinished, pair)) for pair in pairs[:SHOWN]]
-    if how.duplicates == "report":
-        dropped = []
-    labels = sorted({image.label for image in found.images})
-    with files.atomic(folder) as part:
-        part.mkdir()
-        counts = {
-            split: _table(unfinished, part, split, decoded, dropped, labels) for split in SPLITS
-        }
+        decoded: list[Decoded] = []
+        rejected: dict[str, str] = {}
+        rows: Counter[str] = Counter()
+        for (split, image), each in zip(members, told, strict=True):
+            if isinstance(each, str):
+                rejected[image.member] = each
+            else:
+                decoded.append(Decoded(image, split, rows[split], each))
+                rows[split] += 1
+        if len(rejected) > how.max_rejected * len(members):
+            name, reason = next(iter(rejected.items()))
+            raise InputError(
+                f"{len(rejected)} of {len(members)} images are unreadable, the first is {name!r} "
+                f"({reason}); fix them or raise subset.max_rejected"
+            )
+        pairs, dropped = _duplicates(decoded)
+        shown = [(pair, _pixels(unfinished, pair)) for pair in pairs[:SHOWN]]
+        if how.duplicates == "report":
+            dropped = []
+        labels = sorted({image.label for image in found.images})
+        with files.atomic(folder) as part:
+            part.mkdir()
+            counts = {
+                split: _table(unfinished, part, split, decoded, dropped, labels) for split in SPLITS
+            }
     alone = sum(group_of(image, how.group) is None for _, image in members)
     summary = {
         **counts,
@@ -148,13 +148,7 @@ def write(
 def _decode(
     opened: Files, members: list[tuple[str, Image]], folder: Path, size: int
 ) -> list[Found]:
-    """Write the arrays of images in splits, and a line of what is found of each, to go on from."""
-
-    def rejected(image: Image) -> str | None:
-        (batch,) = _batches(opened, [image])
-        (picture,) = _pictures(size, *batch)
-        return str(picture) if isinstance(picture, ImageError) else None
-
+    """Write the arrays of images in splits, and a line of what is found of each, to resume from."""
     journal = folder / "found.jsonl"
     journal.touch()
     with ExitStack() as stack:
@@ -165,7 +159,7 @@ def _decode(
             for split in SPLITS
         }
         lines = stack.enter_context(journal.open("r+b"))
-        found = _known(lines, members, arrays, rejected)
+        found = _known(lines, members, arrays)
         if found:
             say(f"decode: resuming after {len(found)} of {len(members)} images")
         left = members[len(found) :]
@@ -183,29 +177,28 @@ def _decode(
 
 
 def _known(
-    lines: BinaryIO,
-    members: list[tuple[str, Image]],
-    arrays: dict[str, npy.Writer],
-    rejected: Callable[[Image], str | None],
+    lines: BinaryIO, members: list[tuple[str, Image]], arrays: dict[str, npy.Writer]
 ) -> list[Found]:
-    """Return what an interrupted process found, as far as it still holds; drop the rest.
+    """Return what an interrupted process found and has written the pixels of; drop the rest.
 
-    Each of its files may end anywhere. A rejected image is looked at again, since a decoder may
-    have been installed.
+    Each of its files may end anywhere. After a power cut some file systems fill it up with zeros.
     """
     found: list[Found] = []
     rows: Counter[str] = Counter()
     end = 0
-    for (split, image), line in zip(members, lines, strict=False):
+    for (split, _), line in zip(members, lines, strict=False):
+        try:
+            each = _LINE.validate_json(line)
+        except ValueError:
+            break
         if not line.endswith(b"\n"):
             break
-        each = _LINE.validate_json(line)
         if isinstance(each, Print):
             if rows[split] == arrays[split].rows:
                 break
+            if duplicates.reduced(arrays[split].row(rows[split])) != each.reduced:
+                break
             rows[split] += 1
-        elif rejected(image) != each:
-            break
         found.append(each)
         end += len(line)
     lines.seek(end)
@@ -275,13 +268,11 @@ def _table(
 ) -> dict[str, int]:
     """Write a split without what is dropped; return its number of images by class."""
     rows = {each.row for each in dropped if each.split == split}
-    npy.move(unfinished / f"{split}.npy", folder / f"{split}.npy", without=rows)
     kept = [each.image for each in decoded if each.split == split and each.row not in rows]
     table = pd.DataFrame(
         [(image.member, image.label, labels.index(image.label)) for image in kept],
         columns=["file", "class", "label"],
     )
-    table.to_csv(folder / f"{split}.csv", index=False)
     counts = dict(Counter(table["class"]))
     for label in labels:
         if label not in counts:
@@ -289,4 +280,10 @@ def _table(
                 f"no image of class {label!r} is left for {split}: all are unreadable or "
                 "duplicates; add others"
             )
+    table.to_csv(folder / f"{split}.csv", index=False)
+    source, target = (place / f"{split}.npy" for place in (unfinished, folder))
+    if rows:
+        npy.leave_out(source, target, rows)
+    else:
+        files.link(source, target)
     return counts

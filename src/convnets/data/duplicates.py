@@ -46,8 +46,13 @@ def of(content: bytes, pixels: NDArray[np.uint8]) -> Print:
     """
     picture = Image.fromarray(pixels)
     perceptual = np.packbits(imagehash.phash(picture).hash).tobytes()
-    reduced = picture.resize((REDUCED, REDUCED), Image.Resampling.BOX)
-    return Print(hashlib.sha256(content).digest(), int.from_bytes(perceptual), reduced.tobytes())
+    return Print(hashlib.sha256(content).digest(), int.from_bytes(perceptual), reduced(pixels))
+
+
+def reduced(pixels: NDArray[np.uint8]) -> bytes:
+    """Return what is compared of a picture's pixels, (n, n, 3)."""
+    picture = Image.fromarray(pixels)
+    return picture.resize((REDUCED, REDUCED), Image.Resampling.BOX).tobytes()
 
 
 def find(prints: list[Print]) -> list[Copy]:

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from convnets.base import files
-
 
 class Writer:
     """Appends rows to an open `.npy` file; see `writer`.
@@ -30,11 +28,12 @@ class Writer:
             (_, *shape), _, _ = np.lib.format.read_array_header_1_0(file)
             self.row_shape, start = tuple(shape), file.tell()
             # The complete rows that an interrupted process left.
-            self.rows = (file.seek(0, 2) - start) // self._row_bytes(self.row_shape)
+            self.rows = (file.seek(0, 2) - start) // self._row_bytes
         self.keep(self.rows)
 
-    def _row_bytes(self, row_shape: tuple[int, ...]) -> int:
-        return self.dtype.itemsize * math.prod(row_shape)
+    @property
+    def _row_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.row_shape or ())
 
     def keep(self, rows: int) -> None:
         """Keep the first `rows` and continue after them. The header has this number of rows.
@@ -52,8 +51,14 @@ class Writer:
             "shape": (rows, *self.row_shape),
         }
         np.lib.format.write_array_header_1_0(self._file, header)
-        self._file.truncate(self._file.tell() + rows * self._row_bytes(self.row_shape))
+        self._file.truncate(self._file.tell() + rows * self._row_bytes)
         self._file.seek(0, 2)
+
+    def row(self, place: int) -> NDArray[Any]:
+        """Return a row of a file that an interrupted process left."""
+        self._file.seek((place - self.rows) * self._row_bytes, 2)
+        row = np.frombuffer(self._file.read(self._row_bytes), self.dtype)
+        return row.reshape(self.row_shape or ())
 
     def append(self, rows: NDArray[Any]) -> None:
         """Append `rows` of shape (n, *row_shape), cast to the file's dtype.
@@ -133,14 +138,10 @@ def give_back(array: NDArray[Any]) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def move(source: Path, target: Path, without: set[int]) -> None:
-    """Move a `.npy` file, without some of its rows."""
-    if not without:
-        files.move(source, target)
-        return
+def leave_out(source: Path, target: Path, rows: set[int]) -> None:
+    """Write a `.npy` file again without some of its rows."""
     array = read(source)
     with writer(target, array.dtype, array.shape[1:]) as out:
         for row in range(len(array)):
-            if row not in without:
+            if row not in rows:
                 out.append(array[row : row + 1])
-    source.unlink()

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from convnets.base.cluster import installed
 from convnets.base.console import InputError
 
 
@@ -26,12 +26,11 @@ class Declared(NamedTuple):
 
     def key(self) -> str:
         """Return a hash of the stage's command, code, data, params and libraries."""
-        packages = ("keras", "numpy", "pillow", "tensorflow")
-        versions = [metadata.version(package) for package in packages]
+        packages = ("imagehash", "keras", "numpy", "pillow", "pillow-heif", "tensorflow")
         given = [
             self.command,
             *sorted(self.params.items()),
-            *versions,
+            *installed(packages).items(),
             *sorted(self.hashes.items()),
         ]
         return hashlib.sha256(repr(given).encode()).hexdigest()[:16]
