@@ -21,7 +21,7 @@ from convnets.data.images import ImageError
 from convnets.data.layout import Files, Image, Layout
 from convnets.data.subset import SPLITS, choose, gaps, group_of
 
-BATCH, BATCH_BYTES = 32, 2**24  # images that are decoded at a time, unless they are large
+BATCH, BATCH_BYTES = 128, 2**23  # images, and bytes of files or pixels, decoded at a time at most
 Picture = tuple[NDArray[np.uint8], Print]  # the pixels, and what is compared
 SHOWN = 24  # pairs of duplicates whose pixels are kept for the page
 Found = Print | str  # an image's fingerprint, or why it is left out
@@ -164,7 +164,9 @@ def _decode(
             say(f"decode: resuming after {len(found)} of {len(members)} images")
         left = members[len(found) :]
         decode = cluster.mapper(lambda: partial(_pictures, size))
-        pictures = chain.from_iterable(decode(_batches(opened, [image for _, image in left])))
+        most = max(1, min(BATCH, BATCH_BYTES // (3 * size * size)))
+        batches = _batches(opened, [image for _, image in left], most)
+        pictures = chain.from_iterable(decode(batches))
         both = zip(left, pictures, strict=True)
         for (split, _), picture in progress(both, "decode", len(left)):
             if isinstance(picture, ImageError):
@@ -208,8 +210,10 @@ def _known(
     return found
 
 
-def _batches(opened: Files, wanted: list[Image]) -> Iterator[tuple[list[bytes | ImageError]]]:
-    """Read the files of images, a few at a time."""
+def _batches(
+    opened: Files, wanted: list[Image], most: int
+) -> Iterator[tuple[list[bytes | ImageError]]]:
+    """Read the files of images, at most so many at a time."""
     batch: list[bytes | ImageError] = []
     size = 0
     for image in wanted:
@@ -219,7 +223,7 @@ def _batches(opened: Files, wanted: list[Image]) -> Iterator[tuple[list[bytes | 
             size += len(content)
         except ImageError as error:
             batch.append(error)
-        if len(batch) == BATCH or size >= BATCH_BYTES:
+        if len(batch) == most or size >= BATCH_BYTES:
             yield (batch,)
             batch, size = [], 0
     if batch:
