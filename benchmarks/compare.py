@@ -77,19 +77,15 @@ def begin(given: argparse.Namespace) -> Path:
         subprocess.run(["git", "-C", str(ROOT), *command], check=True, capture_output=True).stdout
         for command in (["rev-parse", "HEAD"], ["diff", "HEAD"])
     )
-    inputs = [file and (file.stat().st_size, file.stat().st_mtime_ns) for file in data(given)]
-    same = (commit, changes, cluster.this_node(), os.cpu_count(), given.share, data(given), inputs)
+    data = given.archive, given.weights, given.digits
+    inputs = [file and (file, file.stat().st_size, file.stat().st_mtime_ns) for file in data]
+    same = (commit, changes, cluster.this_node(), os.cpu_count(), given.share, inputs)
     folder = UNFINISHED / hashlib.sha256(repr(same).encode()).hexdigest()[:16]
     if not folder.exists():
         with files.atomic(folder) as part:
             clone = ["git", "clone", "-q", str(ROOT), str(part / "convnets")]
             subprocess.run(clone, check=True)
     return folder
-
-
-def data(given: argparse.Namespace) -> tuple[Path | None, ...]:
-    """Return the given files."""
-    return given.archive, given.weights, given.digits
 
 
 def unpack(clone: Path, folder: Path) -> None:
