@@ -46,12 +46,15 @@ def of(content: bytes, pixels: NDArray[np.uint8]) -> Print:
     """
     picture = Image.fromarray(pixels)
     perceptual = np.packbits(imagehash.phash(picture).hash).tobytes()
-    return Print(hashlib.sha256(content).digest(), int.from_bytes(perceptual), reduced(pixels))
+    return Print(hashlib.sha256(content).digest(), int.from_bytes(perceptual), _reduced(picture))
 
 
 def reduced(pixels: NDArray[np.uint8]) -> bytes:
     """Return what is compared of a picture's pixels, (n, n, 3)."""
-    picture = Image.fromarray(pixels)
+    return _reduced(Image.fromarray(pixels))
+
+
+def _reduced(picture: Image.Image) -> bytes:
     return picture.resize((REDUCED, REDUCED), Image.Resampling.BOX).tobytes()
 
 
