@@ -6,7 +6,7 @@ It learns from the images (listings 8.7 to 8.17), or from the digits, with or wi
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import keras
 
@@ -28,20 +28,24 @@ class Task(NamedTuple):
     classes: list[str]
     test: tuple[Path, Path]  # the test split's inputs and labels
     build: Callable[[], keras.Model]
+    augmentation: params.Augmentation | None
+    class_weight: Literal["none", "balanced"]
 
 
-def of_images(stage: str, p: params.Params) -> Task:
+def of_images(stage: str, p: params.Params, augmented: bool) -> Task:
     how = p.of(stage, params.ConvnetTraining)
     train, validation = (
         examples.load(IMAGES / f"{split}.npy", IMAGES / f"{split}.csv")
         for split in ("train", "validation")
     )
     classes = examples.class_names()
+    test = (IMAGES / "test.npy", IMAGES / "test.csv")
+    augmentation = how.augmentation or (p.augmentation if augmented else None)
 
     def build() -> keras.Model:
-        return architectures.convnet(p.image_size, len(classes), how.dropout)
+        return architectures.build_convnet(p.image_size, len(classes), how)
 
-    return Task(how, train, validation, classes, (IMAGES / "test.npy", IMAGES / "test.csv"), build)
+    return Task(how, train, validation, classes, test, build, augmentation, p.class_weight)
 
 
 def of_digits(stage: str, p: params.Params, pooling: bool) -> Task:
@@ -53,7 +57,7 @@ def of_digits(stage: str, p: params.Params, pooling: bool) -> Task:
     def build() -> keras.Model:
         return architectures.mnist_convnet(pooling)
 
-    return Task(how, train, validation, digits.CLASSES, (source, source), build)
+    return Task(how, train, validation, digits.CLASSES, (source, source), build, None, "none")
 
 
 def main() -> None:
@@ -65,7 +69,10 @@ def main() -> None:
     )
     given, p = parser.parse_args(), params.load()
     stage: str = given.stage
-    task = of_digits(stage, p, given.pooling) if given.digits else of_images(stage, p)
+    if given.digits:
+        task = of_digits(stage, p, given.pooling)
+    else:
+        task = of_images(stage, p, given.augmented)
     with recorded(stage) as run:
         fitted = fit(
             task.build,
@@ -76,8 +83,8 @@ def main() -> None:
             seed=p.seed,
             numbers=p.precision,
             monitor=p.monitor,
-            class_weight="none" if given.digits else p.class_weight,
-            augmentation=p.augmentation if given.augmented else None,
+            class_weight=task.class_weight,
+            augmentation=task.augmentation,
         )
         inputs, labels = (path.as_posix() for path in task.test)
         record = Record(

@@ -35,7 +35,6 @@ def main() -> None:
             seed=p.seed,
             numbers=p.precision,
             monitor=p.monitor,
-            schedule=how.schedule,
             class_weight=p.class_weight,
         )
         cached.finish(head, backbone.load(), suffixes, Identity.given(given), run)

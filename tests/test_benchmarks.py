@@ -33,7 +33,7 @@ def test_the_books_models_have_its_parameters_and_are_ours(tmp_path):
     assert digits.count_params() == 104_202
     assert plain.count_params() == augmented.count_params() == 991_041
     assert weighty(digits) == weighty(architectures.mnist_convnet(True))
-    assert weighty(plain) == weighty(augmented) == weighty(architectures.convnet(180, 2, 0.5))
+    assert weighty(plain) == weighty(augmented) == weighty(architectures.plain(180, 2, 0.5))
     assert weighty(head) == weighty(architectures.build_head((5, 5, 512), 2, HEAD))
 
     base = book.backbone(None)

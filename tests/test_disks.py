@@ -85,7 +85,7 @@ WORK = {
     "images": lambda out, archive: subset_of(archive, out),
     "backbone.keras": lambda out, archive: backbone.write(BACKBONE, 96, 0, out),
     "mnist.npz": lambda out, archive: digits.write(DIGITS, 0, out),
-    "model.keras": lambda out, archive: saved.save(architectures.convnet(90, 2, 0), out, MODEL),
+    "model.keras": lambda out, archive: saved.save(architectures.plain(90, 2, 0), out, MODEL),
 }
 
 
@@ -138,7 +138,7 @@ def test_what_was_decoded_before_the_disk_was_full_is_kept(disk, archive, tmp_pa
 
 def test_a_full_disk_leaves_the_earlier_out(disk, archive, capsys):
     out = disk / "model.keras"
-    small = architectures.convnet(78, 2, 0)
+    small = architectures.plain(78, 2, 0)
     out.write_bytes(b"the model before")
     told(lambda: saved.save(small, out, MODEL), capsys)
     assert out.read_bytes() == b"the model before"

@@ -40,8 +40,9 @@ def test_every_script_has_a_stage():
 def test_the_stages_that_users_know_are_there():
     """The names of stages are an interface: `dvc repro train_feature_head`."""
     known = "download subset download_weights extract_features extract_views train_scratch "
-    known += "train_augmented train_feature_head train_augmented_head train_mirrored_head "
-    known += "fine_tune download_mnist train_mnist@max_pooling train_mnist@no_pooling evaluate"
+    known += "train_augmented train_residual train_feature_head train_augmented_head "
+    known += "train_mirrored_head fine_tune download_mnist train_mnist@max_pooling "
+    known += "train_mnist@no_pooling evaluate"
     assert set(known.split()) <= set(STAGES)
 
 

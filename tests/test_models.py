@@ -19,7 +19,9 @@ from convnets.models import architectures, backbone, internals, precision, saved
 from convnets.training import cached, features
 from tests.commands import ROOT, backbone_of, record, some_slow
 
-HEAD = params.load(ROOT / "presets/book.yaml").of("train_feature_head", params.HeadTraining)
+BOOK = params.load(ROOT / "presets/book.yaml")
+CONVNET = BOOK.of("train_scratch", params.ConvnetTraining)
+HEAD = BOOK.of("train_feature_head", params.HeadTraining)
 
 
 def head_of(architecture: str, shape: tuple[int, ...], units: int | None) -> keras.Model:
@@ -35,7 +37,21 @@ def test_mnist_convnet(pooling, parameters):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_convnet(dropout):
-    assert architectures.convnet(180, 2, dropout).count_params() == 991_041
+    assert architectures.plain(180, 2, dropout).count_params() == 991_041
+
+
+@pytest.mark.parametrize("size", [78, 180, 251])
+def test_a_residual_convnet_takes_any_size(size):
+    model = architectures.residual(size, 3, 0.5)
+    assert model.count_params() == 1_233_123
+    probabilities = model.predict(np.zeros((2, size, size, 3), np.uint8), verbose=0)
+    assert probabilities.sum(axis=1) == pytest.approx(1)
+
+
+def test_an_unknown_architecture_is_named():
+    how = CONVNET.model_copy(update={"architecture": "residul"})
+    with pytest.raises(InputError, match="no convnet 'residul'; did you mean residual"):
+        architectures.build_convnet(90, 2, how)
 
 
 def test_vgg16_and_its_weights_before_and_after_freezing():
@@ -342,7 +358,7 @@ def test_two_processes_save_the_same_bytes_and_nothing_else(tmp_path, root):
         "from convnets.models import architectures, precision, saved;"
         "keras.utils.set_random_seed(0);"
         "precision.use('mixed_bfloat16'); precision.use('float32');"
-        "saved.save(architectures.convnet(90, 2, 0.5), Path(sys.argv[1]), record(['cat', 'dog']))"
+        "saved.save(architectures.plain(90, 2, 0.5), Path(sys.argv[1]), record(['cat', 'dog']))"
     )
     environment = os.environ | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
     for name in ("a.keras", "b.keras"):
@@ -353,13 +369,13 @@ def test_two_processes_save_the_same_bytes_and_nothing_else(tmp_path, root):
     assert saved.class_names(tmp_path / "a.keras") == ["cat", "dog"]
     assert (
         saved.load(tmp_path / "a.keras").count_params()
-        == architectures.convnet(90, 2, 0).count_params()
+        == architectures.plain(90, 2, 0).count_params()
     )
 
 
 def test_another_backend_of_the_user_changes_nothing(tmp_path):
     """Neither in a stage nor in `predict`."""
-    saved.save(architectures.convnet(78, 2, 0), tmp_path / "a.keras", record(["cat", "dog"]))
+    saved.save(architectures.plain(78, 2, 0), tmp_path / "a.keras", record(["cat", "dog"]))
     sample.draw("cat", 0, 0).save(tmp_path / "a.png")
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "KERAS_BACKEND": "torch"}
     stage = "import stages, keras; print(keras.backend.backend())"

@@ -93,6 +93,11 @@ def test_the_full_preset_is_the_book_s_on_all_photographs(root):
         ({"subset.test": 1.5}, "subset.test"),
         ({"subset.test": "all"}, "subset.test: input should be a number of images, a share"),
         ({"subset.test": True}, "subset.test: input should be a number of images"),
+        (
+            {"train_scratch.augmentation": {"rotatoin": 0.1}},
+            "train_scratch.augmentation.rotatoin: unknown key; did you mean rotation?",
+        ),
+        ({"augmentation.zom": 0}, "augmentation.zom: unknown key; did you mean zoom?"),
         ({"augmentation.contrast": 1}, "augmentation.contrast: input should be less than 1"),
     ],
 )

@@ -24,7 +24,7 @@ CLASSES = ["chat", "chien", "고양이"]
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "three.keras"
     keras.utils.set_random_seed(0)
-    saved.save(architectures.convnet(78, 3, 0), path, record(CLASSES))
+    saved.save(architectures.plain(78, 3, 0), path, record(CLASSES))
     return path
 
 
@@ -133,7 +133,7 @@ def test_models_that_do_not_fit_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"digits\.keras: takes \(28, 28, 1\)"):
         prediction.load(str(tmp_path / "digits.keras"))
     two = record(["cat", "dog"])
-    saved.save(architectures.convnet(78, 3, 0), tmp_path / "two.keras", two)
+    saved.save(architectures.plain(78, 3, 0), tmp_path / "two.keras", two)
     with pytest.raises(InputError, match="2 class names do not match its output"):
         prediction.load(str(tmp_path / "two.keras"))
     monkeypatch.chdir(tmp_path)

@@ -22,7 +22,7 @@ def results(classes: list[str], right: bool = False) -> scores.Results:
     """Results of all models on five images of each class, random or all right."""
     chance = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
-    convnet = architectures.convnet(SIZE, len(classes), 0)
+    convnet = architectures.plain(SIZE, len(classes), 0)
     trained, tested, validated = {}, {}, {}
     for stage in TRAINING:
         name = stage.replace("@", "_")

@@ -48,7 +48,7 @@ FORM = "multipart/form-data; boundary=x"
 def model(tmp_path_factory) -> Path:
     path: Path = tmp_path_factory.mktemp("model") / "seven.keras"
     keras.utils.set_random_seed(0)
-    saved.save(architectures.convnet(78, len(CLASSES), 0), path, record(CLASSES))
+    saved.save(architectures.plain(78, len(CLASSES), 0), path, record(CLASSES))
     return path
 
 
@@ -132,7 +132,7 @@ def test_pictures_get_the_models_answers_in_their_order(address, model):
 def test_the_answers_are_those_of_predict(tmp_path):
     """Also of a model with one output, for two classes."""
     keras.utils.set_random_seed(0)
-    model = architectures.convnet(78, 2, 0)
+    model = architectures.plain(78, 2, 0)
     (tmp_path / "a.png").write_bytes(GOOD)
     (made,) = prediction.predict(model, [str(tmp_path / "a.png")], lambda *_: None)
     (row,) = serve.answer(model, ["cat", "dog"], [("a.png", io.BytesIO(GOOD))], evidence=False)

@@ -36,7 +36,7 @@ def logged(tmp_path_factory):
     store.quieten()
     mlflow.set_tracking_uri(store.database(folder))
     mlflow.set_experiment(store.experiment())
-    model = architectures.convnet(78, 2, 0)
+    model = architectures.plain(78, 2, 0)
     model.save(folder / "model.keras")
     with mlflow.start_run():
         uri = runs._log_model(folder / "model.keras", "train_scratch", CLASSES)

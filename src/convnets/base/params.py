@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -123,18 +123,20 @@ class Training(Section):
     batch_size: Count
     optimizer: Literal["rmsprop", "adam", "adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+    schedule: Literal["constant", "cosine"] = "constant"
 
 
 class ConvnetTraining(Training):
-    """A convnet from scratch (listings 8.7 and 8.16)."""
+    """A convnet from scratch (listings 8.7 and 8.16). It may have its own augmentation."""
 
+    architecture: str = "plain"
+    augmentation: Augmentation | None = None
     dropout: Share
 
 
 class HeadTraining(Training):
     """A head on a frozen backbone's cached features (listings 8.21 and 8.24)."""
 
-    schedule: Literal["constant", "cosine"]
     features: tuple[Literal["images", "views", "mirrored"], ...]
     architecture: str
     units: Count | None
@@ -264,9 +266,14 @@ def _explain(problem: dict[str, Any]) -> str:
     if not name:  # an error of the whole file
         return message if problem["type"] == "value_error" else f"(the whole file): {message}"
     if problem["type"] == "extra_forbidden":
-        tag = next((part for part in problem["loc"] if part in kinds), None)
-        section = kinds[tag] if tag else Params.model_fields[loc[0]].annotation
-        return f"{name}: unknown key; {_hint(loc[-1], getattr(section, 'model_fields', ()))}"
+        section: Any = Params
+        for part in problem["loc"][:-1]:
+            if part in kinds:
+                section = kinds[part]
+            elif part in section.model_fields:  # of a section, or of a section or None
+                kind = section.model_fields[part].annotation
+                section = next(each for each in (*get_args(kind), kind) if each is not None)
+        return f"{name}: unknown key; {_hint(loc[-1], section.model_fields)}"
     message = message[0].lower() + message[1:]
     if problem["type"] == "missing":
         return f"{name}: {message}; add it"

@@ -1,11 +1,12 @@
 """The book's architectures, and additional ones.
 
-To add a head, write a function under `@head`. `architecture` in `params.yaml` selects it by name.
+To add one, write a function under `@convnet` or `@head`. `architecture` in `params.yaml` selects it
+by name.
 """
 
 import difflib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -13,9 +14,12 @@ from keras import layers
 from numpy.typing import NDArray
 
 from convnets.base.console import InputError
-from convnets.base.params import HeadTraining
+from convnets.base.params import ConvnetTraining, HeadTraining
 
+T = TypeVar("T")
+Convnet = Callable[[int, int, float], keras.Model]
 Body = Callable[[keras.KerasTensor, HeadTraining], keras.KerasTensor]
+CONVNETS: dict[str, Convnet] = {}
 HEADS: dict[str, Body] = {}
 
 
@@ -33,8 +37,32 @@ def mnist_convnet(pooling: bool) -> keras.Model:
     return keras.Model(inputs, classifier(layers.Flatten()(x), 10))
 
 
-def convnet(size: int, classes: int, dropout: float) -> keras.Model:
-    """Return the convnet trained from scratch (listings 8.7 and 8.16).
+def convnet(build: Convnet) -> Convnet:
+    """Register a function as a convnet to train from scratch, under its name.
+
+    It takes the side of the square images in pixels, the number of classes and the dropout.
+    """
+    CONVNETS[build.__name__] = build
+    return build
+
+
+def build_convnet(size: int, classes: int, how: ConvnetTraining) -> keras.Model:
+    """Return a convnet that takes (n, size, size, 3) pixels from 0 to 255.
+
+    Args:
+        size: side of the square images, in pixels.
+        classes: number of classes.
+        how: the convnet's section of the params.
+
+    Raises:
+        InputError: the architecture does not exist.
+    """
+    return _named(how.architecture, CONVNETS, "convnet")(size, classes, how.dropout)
+
+
+@convnet
+def plain(size: int, classes: int, dropout: float) -> keras.Model:
+    """Return the book's convnet (listings 8.7 and 8.16).
 
     It has 991,041 parameters at 180 × 180 with two classes.
 
@@ -52,6 +80,38 @@ def convnet(size: int, classes: int, dropout: float) -> keras.Model:
     x = layers.Flatten()(x)
     x = layers.Dropout(dropout)(x) if dropout else x
     return keras.Model(inputs, classifier(x, classes))
+
+
+@convnet
+def residual(size: int, classes: int, dropout: float) -> keras.Model:
+    """Return a residual convnet, with normalisation before each convolution (He et al., 2016).
+
+    It has 1,232,609 parameters with two classes. Its last layer reads the mean over all places.
+
+    Args:
+        size: side of the square images, in pixels.
+        classes: number of classes.
+        dropout: rate before the last layer.
+    """
+
+    def normalised(x: keras.KerasTensor) -> keras.KerasTensor:
+        # The mean of ten batches: a small data set has few. Several GPUs take it as one does.
+        return layers.ReLU()(layers.BatchNormalization(momentum=0.9, synchronized=True)(x))
+
+    def conv(x: keras.KerasTensor, filters: int, kernel: int, strides: int) -> keras.KerasTensor:
+        options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
+        return layers.Conv2D(filters, kernel, strides, **options)(x)
+
+    inputs = keras.Input((size, size, 3), name="image")
+    x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    x = conv(x, 32, kernel=7, strides=3)
+    for filters in (32, 64, 128, 256):
+        change = conv(normalised(x), filters, kernel=3, strides=1)
+        change = conv(normalised(change), filters, kernel=3, strides=1)
+        change = layers.MaxPooling2D(3, strides=2, padding="same")(change)
+        x = layers.Add()([conv(x, filters, kernel=1, strides=2), change])
+    x = layers.GlobalAveragePooling2D(dtype="float32")(normalised(x))
+    return keras.Model(inputs, classifier(layers.Dropout(dropout)(x), classes))
 
 
 def head(body: Body) -> Body:
@@ -74,14 +134,9 @@ def build_head(shape: tuple[int, ...], classes: int, how: HeadTraining) -> keras
     Raises:
         InputError: the architecture does not exist.
     """
-    if how.architecture not in HEADS:
-        near = difflib.get_close_matches(how.architecture, HEADS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(HEADS)}"
-        raise InputError(f"architecture: no head {how.architecture!r}; {hint}")
+    body = _named(how.architecture, HEADS, "head")
     inputs = keras.Input(shape, name="features")
-    return keras.Model(
-        inputs, classifier(HEADS[how.architecture](inputs, how), classes), name="head"
-    )
+    return keras.Model(inputs, classifier(body(inputs, how), classes), name="head")
 
 
 @head
@@ -124,6 +179,14 @@ def classifier(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
     if classes == 2:
         return layers.Dense(1, activation="sigmoid", dtype="float32")(x)
     return layers.Dense(classes, activation="softmax", dtype="float32")(x)
+
+
+def _named(name: str, known: dict[str, T], kind: str) -> T:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+        raise InputError(f"architecture: no {kind} {name!r}; {hint}")
+    return known[name]
 
 
 def by_class(probabilities: NDArray[Any]) -> NDArray[np.float64]:

@@ -100,7 +100,6 @@ def fit(
     seed: int,
     numbers: str,
     monitor: Monitor,
-    schedule: Literal["constant", "cosine"] = "constant",
     class_weight: Literal["none", "balanced"] = "none",
     augmentation: Augmentation | None = None,
 ) -> Fitted:
@@ -113,13 +112,12 @@ def fit(
             model is float32 throughout.
         train: the training examples.
         validation: the examples that choose the epoch.
-        how: the stage's section of the params.
+        how: the stage's section of the params. With the schedule `cosine`, the learning rate falls
+            to 0 over the epochs in a half cosine (Loshchilov & Hutter, 2017).
         run: receives the metrics of each epoch, and the curves.
         seed: seed of the weights, the order, dropout and augmentation.
         numbers: the `precision` param, for the computations in training.
         monitor: see `best_epoch`.
-        schedule: `cosine` lowers the learning rate to 0 over the epochs in a half cosine
-            (Loshchilov & Hutter, 2017).
         class_weight: with `balanced`, an image's loss counts in inverse proportion to the size of
             its class in the training images (King & Zeng, 2001).
         augmentation: applied to the training inputs, if they are images.
@@ -137,7 +135,7 @@ def fit(
     say(f"{run.stage}: computes on {told}")
     steps = batches.steps(train, how.batch_size)
     rate: Any = how.learning_rate
-    if schedule == "cosine":
+    if how.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, how.epochs * steps)
     with strategy.scope():
         precision.use(dtype_policy)
