@@ -44,8 +44,11 @@ def test_convnet(dropout):
 def test_a_residual_convnet_takes_any_size(size):
     model = architectures.residual(size, 3, 0.5)
     assert model.count_params() == 1_233_123
-    probabilities = model.predict(np.zeros((2, size, size, 3), np.uint8), verbose=0)
-    assert probabilities.sum(axis=1) == pytest.approx(1)
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype("uint8")
+    assert model.predict(images, verbose=0).sum(axis=1) == pytest.approx(1)
+    evidence = explain.grad_cam(model, images, np.array([0, 2]))
+    assert min(evidence.shape[1:]) >= explain.FEWEST
+    assert (evidence.max(axis=(1, 2)) == 1).all()
 
 
 def test_an_unknown_architecture_is_named():
