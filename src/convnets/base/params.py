@@ -272,7 +272,7 @@ def _explain(problem: dict[str, Any]) -> str:
                 section = kinds[part]
             elif part in section.model_fields:  # of a section, or of a section or None
                 kind = section.model_fields[part].annotation
-                section = next(each for each in (*get_args(kind), kind) if each is not None)
+                section = (*get_args(kind), kind)[0]
         return f"{name}: unknown key; {_hint(loc[-1], section.model_fields)}"
     message = message[0].lower() + message[1:]
     if problem["type"] == "missing":
