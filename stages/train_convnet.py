@@ -28,8 +28,9 @@ class Task(NamedTuple):
     classes: list[str]
     test: tuple[Path, Path]  # the test split's inputs and labels
     build: Callable[[], keras.Model]
-    augmentation: params.Augmentation | None
-    class_weight: Literal["none", "balanced"]
+    augmentation: params.Augmentation | None = None
+    mirrored: bool = False
+    class_weight: Literal["none", "balanced"] = "none"
 
 
 def of_images(stage: str, p: params.Params, augmented: bool) -> Task:
@@ -45,7 +46,9 @@ def of_images(stage: str, p: params.Params, augmented: bool) -> Task:
     def build() -> keras.Model:
         return architectures.build_convnet(p.image_size, len(classes), how)
 
-    return Task(how, train, validation, classes, test, build, augmentation, p.class_weight)
+    return Task(
+        how, train, validation, classes, test, build, augmentation, how.mirrored, p.class_weight
+    )
 
 
 def of_digits(stage: str, p: params.Params, pooling: bool) -> Task:
@@ -57,7 +60,7 @@ def of_digits(stage: str, p: params.Params, pooling: bool) -> Task:
     def build() -> keras.Model:
         return architectures.mnist_convnet(pooling)
 
-    return Task(how, train, validation, digits.CLASSES, (source, source), build, None, "none")
+    return Task(how, train, validation, digits.CLASSES, (source, source), build)
 
 
 def main() -> None:
@@ -96,7 +99,11 @@ def main() -> None:
             history=fitted.history,
             monitor=fitted.monitor,
         )
-        publish(fitted.model, record, run)
+        model = fitted.model
+        if task.mirrored:
+            pixels = keras.Input(model.input_shape[1:], name="image")
+            model = keras.Model(pixels, architectures.with_mirror(model, pixels))
+        publish(model, record, run)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from convnets.evaluation import calibration, chance, metrics
 from convnets.evaluation.calibration import Outputs
 from convnets.evaluation.metrics import Predictions
-from convnets.models.architectures import by_class, classifier
+from convnets.models.architectures import by_class, classifier, with_mirror
 from convnets.models.saved import best_epoch
 from tests.commands import record
 
@@ -133,19 +133,25 @@ def test_the_champion_is_chosen_by_validation():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("nested", [False, True])
-def test_the_saved_model_is_calibrated(classes, nested):
+@pytest.mark.parametrize("kind", ["flat", "nested", "mirrored"])
+def test_the_saved_model_is_calibrated(classes, kind):
     """Dividing the last weights gives what the temperature promises, and adds no layer."""
     keras.utils.set_random_seed(0)
-    inputs = keras.Input((4,))
-    inner = keras.Model(inputs, classifier(keras.layers.Dense(8)(inputs), classes))
-    outer = keras.Input((4,))
-    model = keras.Model(outer, inner(outer)) if nested else inner
-    pixels, labels = np.random.default_rng(0).normal(0, 9, (32, 4)).astype("f4"), np.arange(32) % 2
+    inputs, outer = keras.Input((2, 2, 3)), keras.Input((2, 2, 3))
+    hidden = keras.layers.Dense(8)(keras.layers.Flatten()(inputs))
+    inner = keras.Model(inputs, classifier(hidden, classes))
+    model = {
+        "flat": lambda: inner,
+        "nested": lambda: keras.Model(outer, inner(outer)),
+        "mirrored": lambda: keras.Model(outer, with_mirror(inner, outer)),
+    }[kind]()
+    pixels = np.random.default_rng(0).normal(0, 9, (32, 2, 2, 3)).astype("f4")
+    labels = np.arange(32) % 2
     logits = calibration.logits(
         model, tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(8)
     )
-    given, config = Outputs(labels, logits[None]), model.get_config()
+    assert logits.shape == (2 if kind == "mirrored" else 1, 32, classes)
+    given, config = Outputs(labels, logits), model.get_config()
     np.testing.assert_allclose(
         given.predictions().probabilities, by_class(model.predict(pixels, verbose=0)), atol=1e-6
     )

@@ -49,6 +49,14 @@ def test_a_residual_convnet_takes_any_size(size):
     evidence = explain.grad_cam(model, images, np.array([0, 2]))
     assert min(evidence.shape[1:]) >= explain.FEWEST
     assert (evidence.max(axis=(1, 2)) == 1).all()
+    pixels = keras.Input(images.shape[1:])
+    mirrored = keras.Model(pixels, architectures.with_mirror(model, pixels))
+    outputs, of_mirror = (
+        mirrored.predict(seen, verbose=0) for seen in (images, images[:, :, ::-1])
+    )
+    np.testing.assert_allclose(outputs, of_mirror, rtol=1e-3)
+    assert not np.allclose(outputs, model.predict(images, verbose=0), rtol=1e-3, atol=0)
+    np.testing.assert_allclose(explain.grad_cam(mirrored, images, np.array([0, 2])), evidence)
 
 
 def test_an_unknown_architecture_is_named():

@@ -127,10 +127,14 @@ class Training(Section):
 
 
 class ConvnetTraining(Training):
-    """A convnet from scratch (listings 8.7 and 8.16). It may have its own augmentation."""
+    """A convnet from scratch (listings 8.7 and 8.16). It may have its own augmentation.
+
+    If it is mirrored, the model returns the mean for an image and its mirror image.
+    """
 
     architecture: str = "plain"
     augmentation: Augmentation | None = None
+    mirrored: bool = False
     dropout: Share
 
 
@@ -259,7 +263,7 @@ def load(path: str | Path = "params.yaml") -> Params:
 
 def _explain(problem: dict[str, Any]) -> str:
     """Return one clause for one key: `train_scratch.epochs: input should be …, not 0`."""
-    kinds = {"head": HeadTraining, "convnet": ConvnetTraining}
+    kinds: dict[str, type[Training]] = {"head": HeadTraining, "convnet": ConvnetTraining}
     loc = [str(part) for part in problem["loc"] if part not in kinds]
     name = ".".join(loc)
     message = problem["msg"].removeprefix("Value error, ")

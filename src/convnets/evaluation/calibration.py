@@ -39,22 +39,36 @@ class Calibrated(NamedTuple):
 
 
 def logits(model: keras.Model, batches: Any) -> NDArray[np.float64]:
-    """Return a model's outputs before its sigmoid or softmax, (n, classes).
+    """Return a model's outputs before its sigmoid or softmax, (views, n, classes).
 
     For a sigmoid, the first class has 0. Probabilities would be rounded to 0 or 1.
 
     Args:
-        model: ends in a dense layer.
+        model: ends in a dense layer, or in the mean over an image and its mirror image.
         batches: of its inputs and labels.
     """
-    start, path = internals.steps(model)
-    body = keras.Model(start, path[-1].input)
-    kernel, bias = (np.asarray(weight, np.float64) for weight in path[-1].layer.get_weights())
+    start, ends = _ends(model)
+    body = keras.Model(start, [end.input for end in ends])
+    kernel, bias = (np.asarray(weight, np.float64) for weight in ends[0].layer.get_weights())
     # Batch by batch: without pooling, 10,000 digits would be 5 GB of inputs to the last layer.
     found = np.concatenate(
-        [body.predict_on_batch(inputs).astype(np.float64) @ kernel + bias for inputs, _ in batches]
+        [
+            np.stack(keras.tree.flatten(body.predict_on_batch(inputs)), dtype=np.float64) @ kernel
+            for inputs, _ in batches
+        ],
+        axis=1,
     )
-    return np.hstack([np.zeros_like(found), found]) if found.shape[1] == 1 else found
+    found += bias
+    if found.shape[-1] > 1:
+        return found
+    return np.concatenate([np.zeros_like(found), found], axis=-1)
+
+
+def _ends(model: keras.Model) -> tuple[keras.KerasTensor, list[internals.Step]]:
+    """Return a model's input, and each call of its last dense layer: two with a mirror image."""
+    start, path = internals.steps(model)
+    dense = next(step.layer for step in path[::-1] if isinstance(step.layer, keras.layers.Dense))
+    return start, [step for step in path if step.layer is dense]
 
 
 def calibrate(validation: Outputs, test: Outputs) -> Calibrated:
@@ -84,12 +98,10 @@ def apply(model: keras.Model, temperature: float) -> None:
     """Divide the last dense layer by a temperature: calibration without another layer.
 
     Args:
-        model: the model, or the part of it that ends in the dense layer.
+        model: as for `logits`.
         temperature: more than 1 for less certainty.
     """
-    layer = model
-    while isinstance(layer, keras.Model):
-        layer = layer.layers[-1]
+    layer = _ends(model)[1][0].layer
     layer.set_weights([weight / temperature for weight in layer.get_weights()])
 
 

@@ -167,7 +167,7 @@ def outputs(trained: Trained, split: str) -> Outputs:
     scored = model.get_layer(record.part) if record.part else model
     given = [_examples(Path(file), Path(record.labels), split) for file in record.inputs]
     logits = [calibration.logits(scored, batches.in_order(each, 64)) for each in given]
-    return Outputs(given[0].labels, np.stack(logits))
+    return Outputs(given[0].labels, np.concatenate(logits))
 
 
 def _examples(inputs: Path, labels: Path, split: str) -> Examples:
@@ -267,8 +267,7 @@ def of_models(results: Results) -> dict[str, dict[str, float]]:
 def keep(results: Results, out: Path) -> None:
     """Calibrate the champion, and save it."""
     model, record = results.best
-    part = model.get_layer(record.part) if record.part else model
-    calibration.apply(part, results.calibrated[results.champion].temperature)
+    calibration.apply(model, results.calibrated[results.champion].temperature)
     saved.save(model, out, record)
 
 

@@ -114,6 +114,19 @@ def residual(size: int, classes: int, dropout: float) -> keras.Model:
     return keras.Model(inputs, classifier(layers.Dropout(dropout)(x), classes))
 
 
+def with_mirror(
+    classify: Callable[[keras.KerasTensor], keras.KerasTensor], pixels: keras.KerasTensor
+) -> keras.KerasTensor:
+    """Return the mean of a classifier's outputs for images and for their mirror images.
+
+    Args:
+        classify: from pixels to probabilities, such as a model.
+        pixels: (n, h, w, 3).
+    """
+    mirror = keras.ops.flip(pixels, axis=2)
+    return layers.Average(name="both")([classify(pixels), classify(mirror)])
+
+
 def head(body: Body) -> Body:
     """Register a function as a head architecture under its name.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from convnets.base.params import HeadTraining, Views
 from convnets.data import examples, npy
 from convnets.data.examples import IMAGES, Examples
+from convnets.models.architectures import with_mirror
 from convnets.models.saved import Identity, Record
 from convnets.tracking.run import Run
 from convnets.training.fit import Fitted, publish
@@ -99,11 +100,12 @@ def end_to_end(
     Returns:
         A model from (n, size, size, 3) pixels from 0 to 255 to probabilities.
     """
+
+    def classify(pixels: keras.KerasTensor) -> keras.KerasTensor:
+        return top(frozen(pixels, training=False))
+
     pixels = keras.Input(frozen.input_shape[1:], name="image")
-    outputs = top(frozen(pixels, training=False))
-    if mirrored:
-        mirror = top(frozen(keras.ops.flip(pixels, axis=2), training=False))
-        outputs = keras.layers.Average(name="both")([outputs, mirror])
+    outputs = with_mirror(classify, pixels) if mirrored else classify(pixels)
     return keras.Model(pixels, outputs, name=name)
 
 
