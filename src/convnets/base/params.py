@@ -129,7 +129,8 @@ class Training(Section):
 class ConvnetTraining(Training):
     """A convnet from scratch (listings 8.7 and 8.16). It may have its own augmentation.
 
-    If it is mirrored, the model returns the mean for an image and its mirror image.
+    If it is mirrored, the model returns the mean for an image and its mirror image. Its epochs are
+    validated on the images alone.
     """
 
     architecture: str = "plain"
