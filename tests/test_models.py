@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from convnets.base import params
 from convnets.base.console import InputError
@@ -264,10 +265,11 @@ def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-6)
 
 
-def test_a_mirrored_model_cannot_tell_an_image_from_its_mirror_image(tmp_path):
+@pytest.mark.parametrize("architecture", ["normalised", "pooled"])
+def test_a_mirrored_model_cannot_tell_an_image_from_its_mirror_image(architecture, tmp_path):
     keras.utils.set_random_seed(0)
     base = backbone_of("VGG16", 90)
-    head = head_of("normalised", base.output_shape[1:], 8)
+    head = head_of(architecture, base.output_shape[1:], 8)
     model = cached.end_to_end(base, head, "mirrored", mirrored=True)
     images = np.random.default_rng(0).integers(0, 256, (3, 90, 90, 3)).astype("uint8")
     extract = features.extractor(base)
@@ -345,6 +347,30 @@ def test_a_normalised_head_sees_no_brightness_of_the_features():
     np.testing.assert_allclose(
         head.predict(x, verbose=0), head.predict(7 * x, verbose=0), atol=1e-3
     )
+
+
+def test_a_pooled_head_sees_no_scale_of_a_feature():
+    """Batch normalisation removes what a root leaves of the scale."""
+    keras.utils.set_random_seed(0)
+    how = HEAD.model_copy(update={"architecture": "pooled", "units": None, "dropout": 0})
+    head = architectures.build_head((2, 2, 8), 2, how)
+    x = np.random.default_rng(0).normal(0, 10, (64, 2, 2, 8)).astype("float32")
+    scaled = x * np.geomspace(1, 1000, 8, dtype="float32")
+    plain, large = (np.asarray(head(given, training=True))[:, 0] for given in (x, scaled))
+    np.testing.assert_allclose(plain, large, atol=0.05)
+    assert np.std(plain) > 0.1
+
+
+def test_a_pooled_head_has_a_slope_at_zero():
+    """Else fine_tune, which trains through it, would get a number that is none."""
+    head = head_of("pooled", (2, 2, 8), None)
+    zeros = tf.zeros((4, 2, 2, 8))
+    with tf.GradientTape() as tape:
+        tape.watch(zeros)
+        outputs = head(zeros, training=False)
+    slopes = tape.gradient(outputs, zeros).numpy()
+    assert np.isfinite(slopes).all()
+    assert np.abs(slopes).max() > 0
 
 
 def test_the_cached_path_in_bfloat16_agrees_with_the_model_in_float32():
