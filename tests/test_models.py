@@ -349,10 +349,18 @@ def test_a_normalised_head_sees_no_brightness_of_the_features():
     )
 
 
+@pytest.mark.parametrize("architecture", architectures.HEADS)
+def test_a_linear_head_starts_from_zeros(architecture):
+    x = np.random.default_rng(0).normal(0, 10, (4, 2, 2, 8)).astype("float32")
+    linear, deeper = (head_of(architecture, (2, 2, 8), units)(x) for units in (None, 8))
+    assert (np.asarray(linear) == 0.5).all()
+    assert (np.asarray(deeper) != 0.5).all()
+
+
 def test_a_pooled_head_sees_no_scale_of_a_feature():
     """Batch normalisation removes what a root leaves of the scale."""
     keras.utils.set_random_seed(0)
-    how = HEAD.model_copy(update={"architecture": "pooled", "units": None, "dropout": 0})
+    how = HEAD.model_copy(update={"architecture": "pooled", "units": 8, "dropout": 0})
     head = architectures.build_head((2, 2, 8), 2, how)
     x = np.random.default_rng(0).normal(0, 10, (64, 2, 2, 8)).astype("float32")
     scaled = x * np.geomspace(1, 1000, 8, dtype="float32")
@@ -364,6 +372,7 @@ def test_a_pooled_head_sees_no_scale_of_a_feature():
 def test_a_pooled_head_has_a_slope_at_zero():
     """Else fine_tune, which trains through it, would get a number that is none."""
     head = head_of("pooled", (2, 2, 8), None)
+    head.layers[-1].kernel.assign(tf.ones((8, 1)))
     zeros = tf.zeros((4, 2, 2, 8))
     with tf.GradientTape() as tape:
         tape.watch(zeros)

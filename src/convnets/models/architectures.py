@@ -149,7 +149,9 @@ def build_head(shape: tuple[int, ...], classes: int, how: HeadTraining) -> keras
     """
     body = _named(how.architecture, HEADS, "head")
     inputs = keras.Input(shape, name="features")
-    return keras.Model(inputs, classifier(body(inputs, how), classes), name="head")
+    # A linear head has one optimum. From zeros, nothing of a random start is left in it.
+    start = "glorot_uniform" if how.units else "zeros"
+    return keras.Model(inputs, classifier(body(inputs, how), classes, start), name="head")
 
 
 @head
@@ -193,14 +195,20 @@ def pooled(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTensor:
     return layers.Dropout(how.dropout)(x)
 
 
-def classifier(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
+def classifier(
+    x: keras.KerasTensor, classes: int, start: str = "glorot_uniform"
+) -> keras.KerasTensor:
     """Return probabilities: one per class, or for two classes only that of the second class.
 
     They are float32 even if the layers before compute in bfloat16.
+
+    Args:
+        x: (n, features).
+        classes: number of classes.
+        start: Keras's initializer of the layer's weights.
     """
-    if classes == 2:
-        return layers.Dense(1, activation="sigmoid", dtype="float32")(x)
-    return layers.Dense(classes, activation="softmax", dtype="float32")(x)
+    units, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
+    return layers.Dense(units, activation, kernel_initializer=start, dtype="float32")(x)
 
 
 def _named(name: str, known: dict[str, T], kind: str) -> T:
