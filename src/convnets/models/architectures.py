@@ -95,8 +95,7 @@ def residual(size: int, classes: int, dropout: float) -> keras.Model:
     """
 
     def normalised(x: keras.KerasTensor) -> keras.KerasTensor:
-        # The mean of ten batches: a small data set has few. Several GPUs take it as one does.
-        return layers.ReLU()(layers.BatchNormalization(momentum=0.9, synchronized=True)(x))
+        return layers.ReLU()(_batch_normalised(x))
 
     def conv(x: keras.KerasTensor, filters: int, kernel: int, strides: int) -> keras.KerasTensor:
         options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
@@ -189,8 +188,7 @@ def pooled(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTensor:
     x = layers.GlobalAveragePooling2D(dtype="float32")(features)
     # A root with a sign: x/√|x|. The constants bound its slope, which fine_tune needs at 0.
     x = x / (0.1 + keras.ops.sqrt(0.01 + keras.ops.abs(x)))
-    # The mean of ten batches: a small data set has few. Several GPUs take it as one does.
-    x = layers.BatchNormalization(momentum=0.9, synchronized=True, dtype="float32")(x)
+    x = _batch_normalised(x, dtype="float32")
     x = layers.Dense(how.units, activation="relu", dtype="float32")(x) if how.units else x
     return layers.Dropout(how.dropout)(x)
 
@@ -209,6 +207,11 @@ def classifier(
     """
     units, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
     return layers.Dense(units, activation, kernel_initializer=start, dtype="float32")(x)
+
+
+def _batch_normalised(x: keras.KerasTensor, dtype: str | None = None) -> keras.KerasTensor:
+    # The mean of ten batches: a small data set has few. Several GPUs take it as one does.
+    return layers.BatchNormalization(momentum=0.9, synchronized=True, dtype=dtype)(x)
 
 
 def _named(name: str, known: dict[str, T], kind: str) -> T:
