@@ -46,13 +46,15 @@ def run(command: list[str], folder: Path, step: str = "$.") -> Process:
     )
     watch = Thread(target=_watch, args=(process, most))
     watch.start()
-    for line in process.stdout or ():
-        output.append(line.rstrip())
-        if re.match(step, line):
-            steps.append(time.perf_counter() - began)
-    status = process.wait()
-    wall = time.perf_counter() - began
-    watch.join()
+    try:
+        for line in process.stdout or ():
+            output.append(line.rstrip())
+            if re.match(step, line):
+                steps.append(time.perf_counter() - began)
+    finally:  # Ctrl-C reaches the program too, which may have something to clean up
+        status = process.wait()
+        wall = time.perf_counter() - began
+        watch.join()
     if status:
         sys.exit("\n".join([*output[-30:], f"failed: {' '.join(command)}"]))
     return Process(wall, steps, most[0] / 2**30, most[1] / 2**30, output[-1])
