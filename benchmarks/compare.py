@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import book
 from benchmarks.measure import matrix_peak, run
-from convnets.base import cluster, files, params
+from convnets.base import cluster, console, files, params
 from convnets.data import archive, examples
 from convnets.models import precision
 
@@ -290,12 +290,11 @@ def main() -> None:
     folder = begin(given)
     table = measure(folder, prepare(folder / "convnets", given), given.weights, given.rounds)
     kind = "photographs" if given.archive else "drawn images"
-    note = (
-        f"{os.cpu_count()} CPU cores; {given.rounds} rounds; {given.share:.0%} of the book's number"
-    )
-    print(write(table, ROOT / "benchmarks", f"{note} of images, {kind}."))
+    note = f"{os.cpu_count()} CPU cores; rounds: {given.rounds}"
+    note = f"{note}; {given.share:.0%} of the book's number of images, {kind}."
+    print(write(table, ROOT / "benchmarks", note))
     shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -1,6 +1,10 @@
 """The benchmark compares like with like, and measures the cost of a process."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -62,6 +66,32 @@ def test_a_process_is_measured(tmp_path):
     assert seen.last == "end"
     with pytest.raises(SystemExit, match="failed"):
         measure.run([sys.executable, "-c", "raise ValueError"], tmp_path)
+
+
+def test_an_interrupted_measurement_ends(tmp_path):
+    waits = "import pathlib, signal; pathlib.Path('waits').touch(); signal.pause()"
+    measures = (
+        "import pathlib, sys; from benchmarks import measure; from convnets.base import console; "
+        f"command, folder = [sys.executable, '-c', {waits!r}], pathlib.Path({str(tmp_path)!r}); "
+        "console.run(lambda: measure.run(command, folder))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", measures],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while not (tmp_path / "waits").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does at Ctrl-C
+        try:
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert said.endswith("stopped; run it again to resume\n")
 
 
 def test_an_interrupted_comparison_resumes_only_with_the_same(tmp_path, monkeypatch):
