@@ -28,6 +28,7 @@ from tests.commands import (
     holding,
     postgresql,
     serving,
+    some_slow,
 )
 from tests.test_kaggle import SECRET, Kaggle, handler
 from tests.test_pipeline import reproduced
@@ -494,7 +495,7 @@ def test_each_stand_in_stands_for_a_command():
         assert set(stand_ins) <= set(lines)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", some_slow(PAGES, ["docs/scale.md"]))  # as test_sweep.py
 def test_commands(page, user):
     if page in SERVERS:
         with SERVERS[page](user) as variables:
