@@ -71,10 +71,7 @@ def test_a_process_is_measured(tmp_path):
 def test_an_interrupted_measurement_ends(tmp_path):
     waits = "import pathlib, signal; pathlib.Path('waits').touch(); signal.pause()"
     measures = (
-        "import pathlib, signal, sys; from benchmarks import measure; "
-        "from convnets.base import console; "
-        # A shell's background job, which the tests may be, ignores it, and so do its programs.
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "import pathlib, sys; from benchmarks import measure; from convnets.base import console; "
         f"command, folder = [sys.executable, '-c', {waits!r}], pathlib.Path({str(tmp_path)!r}); "
         "console.run(lambda: measure.run(command, folder))"
     )
