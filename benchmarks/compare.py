@@ -290,8 +290,10 @@ def main() -> None:
     folder = begin(given)
     table = measure(folder, prepare(folder / "convnets", given), given.weights, given.rounds)
     kind = "photographs" if given.archive else "drawn images"
-    note = f"{os.cpu_count()} CPU cores; rounds: {given.rounds}"
-    note = f"{note}; {given.share:.0%} of the book's number of images, {kind}."
+    note = (
+        f"{os.cpu_count()} CPU cores; rounds: {given.rounds}; "
+        f"{given.share:.0%} of the book's number of images, {kind}."
+    )
     print(write(table, ROOT / "benchmarks", note))
     shutil.rmtree(folder)
 

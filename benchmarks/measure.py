@@ -53,8 +53,8 @@ def run(command: list[str], folder: Path, step: str = "$.") -> Process:
                 steps.append(time.perf_counter() - began)
     finally:  # Ctrl-C reaches the program too, which may have something to clean up
         status = process.wait()
-        wall = time.perf_counter() - began
-        watch.join()
+    wall = time.perf_counter() - began
+    watch.join()
     if status:
         sys.exit("\n".join([*output[-30:], f"failed: {' '.join(command)}"]))
     return Process(wall, steps, most[0] / 2**30, most[1] / 2**30, output[-1])
