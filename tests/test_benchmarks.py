@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
 import keras
@@ -89,7 +90,8 @@ def test_an_interrupted_measurement_ends(tmp_path):
         try:
             _, said = process.communicate(timeout=60)
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):  # where both have ended
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     assert said.endswith("stopped; run it again to resume\n")
 
