@@ -305,6 +305,18 @@ def test_a_model_s_layers_are_found_in_the_order_of_their_calls():
     np.testing.assert_allclose(model(given), unfolded(given), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", architectures.HEADS)
+def test_a_head_that_needs_several_images_tells_none_from_another_alone(kind):
+    head = head_of(kind, (2, 2, 8), 8)
+    model = keras.Sequential([keras.Input((2, 2, 8)), head])  # nested, as in fine_tune
+    images = np.random.default_rng(0).normal(0, 10, (9, 1, 2, 2, 8)).astype("float32")
+    body = keras.Model(head.input, head.layers[-2].input)  # before dropout
+    alone = np.concatenate([np.asarray(body(image, training=True)) for image in images])
+    assert internals.needs_several_images(model) == (np.ptp(alone, axis=0) == 0).all()
+    head.trainable = False
+    assert not internals.needs_several_images(model)
+
+
 def test_a_cut_is_where_nothing_passes_around():
     inputs = keras.Input((4,))
     x = keras.layers.Dense(4, name="before")(inputs)

@@ -272,6 +272,21 @@ def test_a_loss_that_is_no_number_ends_the_training(project):
     assert run.info.status == "FAILED"
 
 
+def test_batches_of_one_image_are_no_batches_to_normalise(project):
+    one = DIGITS._replace(inputs=DIGITS.inputs[:1], labels=DIGITS.labels[:1])
+    normalising = [
+        keras.Input((28, 28, 1)),
+        keras.layers.Flatten(),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dense(10, "softmax"),
+    ]
+    with (
+        pytest.raises(InputError, match="learns nothing from batches of one image; set batch_size"),
+        recorded("train_mnist@max_pooling") as run,
+    ):
+        fitted(run, lambda: keras.Sequential(normalising), one)
+
+
 @pytest.mark.parametrize("failing", ["nothing_listens", "answers_500"])
 def test_a_server_that_fails_from_the_start(project, server, request, failing, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue(failing))

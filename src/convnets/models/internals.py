@@ -62,6 +62,20 @@ def steps(
     return start, found
 
 
+def needs_several_images(model: keras.Model) -> bool:
+    """Return whether a layer normalises over the images of a batch, and over no places of each.
+
+    In a batch of one image, such a layer returns the same for every image.
+    """
+    # `_flatten_layers` is undocumented: the layers of nested models too.
+    return any(
+        isinstance(layer, keras.layers.BatchNormalization)
+        and layer.trainable
+        and layer.input_spec.ndim == 2
+        for layer in model._flatten_layers()
+    )
+
+
 def with_policy(model: keras.Model, policy: keras.DTypePolicy) -> keras.Model:
     """Return a functional model with new weights, whose layers have another dtype policy."""
 

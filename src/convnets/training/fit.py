@@ -22,6 +22,7 @@ from convnets.base.console import InputError, bar, say
 from convnets.base.params import Augmentation, Monitor, Training
 from convnets.data.examples import Examples
 from convnets.models import precision, saved
+from convnets.models.internals import needs_several_images
 from convnets.models.saved import Record, best_epoch
 from convnets.tracking.run import Run
 from convnets.training import batches
@@ -123,7 +124,7 @@ def fit(
         augmentation: applied to the training inputs, if they are images.
 
     Raises:
-        InputError: the loss became NaN or infinite.
+        InputError: the loss became NaN or infinite, or the model needs larger batches.
     """
     run.dataset(train.source, "train")
     run.dataset(validation.source, "validation")
@@ -141,6 +142,11 @@ def fit(
         precision.use(dtype_policy)
         model = build()
         precision.use("float32")
+        if min(how.batch_size, len(train.labels)) == 1 and needs_several_images(model):
+            raise InputError(
+                f"{run.stage}: batch normalisation learns nothing from batches of one image; set "
+                "batch_size to 2 or more, or choose another architecture"
+            )
         binary = model.output_shape[-1] == 1
         model.compile(
             optimizer=keras.optimizers.get(
