@@ -1,6 +1,7 @@
 """Shared fixtures: the project's root, and the real data if available."""
 
 import os
+import random
 import shutil
 import signal
 from pathlib import Path
@@ -20,6 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: not {"pipeline", "real_data"} & {m.name for m in item.iter_markers()}
     )
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> None:
+    """A test's models start from the same weights each time: Keras draws its seeds from here."""
+    random.seed(0)
 
 
 @pytest.fixture
