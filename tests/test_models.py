@@ -234,7 +234,6 @@ FAMILIES = {
 @pytest.mark.parametrize("name", some_slow(FAMILIES, ["DenseNet121"]))
 def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name):
     """The cached path equals the model's, and a fresh process needs only Keras to load it."""
-    keras.utils.set_random_seed(0)
     lower, upper = backbone.split(backbone_of(name, 96), FAMILIES[name])
     assert not lower.trainable_weights
     assert upper.trainable_weights
@@ -267,7 +266,6 @@ def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name
 
 @pytest.mark.parametrize("architecture", ["normalised", "pooled"])
 def test_a_mirrored_model_cannot_tell_an_image_from_its_mirror_image(architecture, tmp_path):
-    keras.utils.set_random_seed(0)
     base = backbone_of("VGG16", 90)
     head = head_of(architecture, base.output_shape[1:], 8)
     model = cached.end_to_end(base, head, "mirrored", mirrored=True)
@@ -353,7 +351,6 @@ def test_a_record_comes_back(tmp_path):
 
 
 def test_a_normalised_head_sees_no_brightness_of_the_features():
-    keras.utils.set_random_seed(0)
     head = head_of("normalised", (2, 2, 512), 16)
     x = np.random.default_rng(0).normal(5, 2, (4, 2, 2, 512)).astype("float32")
     np.testing.assert_allclose(
@@ -363,7 +360,6 @@ def test_a_normalised_head_sees_no_brightness_of_the_features():
 
 @pytest.mark.parametrize("architecture", architectures.HEADS)
 def test_a_linear_head_starts_from_zeros(architecture):
-    keras.utils.set_random_seed(0)  # a start exists where no relu unit answers
     x = np.random.default_rng(0).normal(0, 10, (4, 2, 2, 8)).astype("float32")
     linear, deeper = (head_of(architecture, (2, 2, 8), units)(x) for units in (None, 8))
     assert (np.asarray(linear) == 0.5).all()
@@ -372,7 +368,6 @@ def test_a_linear_head_starts_from_zeros(architecture):
 
 def test_a_pooled_head_sees_no_scale_of_a_feature():
     """Batch normalisation removes what a root leaves of the scale."""
-    keras.utils.set_random_seed(0)
     how = HEAD.model_copy(update={"architecture": "pooled", "units": 8, "dropout": 0})
     head = architectures.build_head((2, 2, 8), 2, how)
     x = np.random.default_rng(0).normal(0, 10, (64, 2, 2, 8)).astype("float32")
@@ -396,11 +391,9 @@ def test_a_pooled_head_has_a_slope_at_zero():
 
 
 def test_the_cached_path_in_bfloat16_agrees_with_the_model_in_float32():
-    keras.utils.set_random_seed(0)
     base = backbone_of("VGG16", 90)
     precision.use(precision.policy("bfloat16"))
     try:
-        keras.utils.set_random_seed(0)
         fast = backbone_of("VGG16", 90)
     finally:
         precision.use("float32")
