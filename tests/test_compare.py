@@ -25,14 +25,14 @@ SEEDS = st.integers(1, 4).flatmap(
 
 def images(name: str = "cat") -> pd.MultiIndex:
     """The test images of a seed."""
-    files = [f"{name}.{number}.jpg" for number in range(IMAGES)]
-    return pd.MultiIndex.from_arrays([files, [name] * IMAGES], names=["file", "class"])
+    rows = [("images", f"{name}.{number}.jpg", name) for number in range(IMAGES)]
+    return pd.MultiIndex.from_tuples(rows, names=["data", "file", "class"])
 
 
 def experiment(seed: int, wrong: dict[str, int], name: str = "one", **params: object) -> Experiment:
     """An experiment in which each model is wrong on its first images."""
     right = {model: np.arange(IMAGES) >= count for model, count in wrong.items()}
-    return Experiment(name, params, seed, pd.DataFrame(right, index=images()))
+    return Experiment(name, params, seed, pd.DataFrame(right, images(), dtype="boolean"))
 
 
 def rows(*found: Experiment) -> pd.DataFrame:
@@ -151,12 +151,13 @@ STAGE = """
 import pathlib, random, yaml
 params = yaml.safe_load(open("params.yaml"))
 chance = random.Random(params["seed"])
-lines = ["file,class,good,bad"]
+lines = ["data,file,class,good,bad,round,straight"]
 for number in range(60):
     label = ["001", "NA"][number % 2]
     bad = "NA" if chance.random() < 0.5 else "001"
     good = label if chance.random() < params["skill"] else bad
-    lines.append(f"{number}.jpg,{label},{good},{bad}")
+    lines.append(f"images,{number}.jpg,{label},{good},{bad},,")
+lines += [f"digits,{number},7,,,7,{chance.choice([1, 7])}" for number in range(60)]
 pathlib.Path("metrics").mkdir(exist_ok=True)
 pathlib.Path("metrics/predictions.csv").write_text("\\n".join(lines) + "\\n")
 """
@@ -216,15 +217,20 @@ def test_experiments_of_dvc_are_gathered(tmp_path):
         tiny.run("dvc", "exp", "run", "-q", "--temp", "-n", f"seed-{seed}", "-S", f"seed={seed}")
 
     out, err = tiny.compare()
-    good, bad = (line.split() for line in out.splitlines()[1:3])
-    assert (good[:2], bad[:2]) == (["good", "3"], ["bad", "3"])
-    assert bad[-1] == "yes"
+    lines = [line.split() for line in out.splitlines()]
+    assert (lines[0], lines[5]) == (["images"], ["digits"])
+    assert [row[:2] for row in lines[2:4]] == [["good", "3"], ["bad", "3"]]
+    assert [row[:2] for row in lines[7:9]] == [["round", "3"], ["straight", "3"]]
+    assert lines[3][-1] == lines[8][-1] == "yes"
     assert not err
     read = json.loads(tiny.compare("seed-2", "seed-3", "--format", "json")[0])
     assert {row["seeds"] for row in read} == {2}
-    expected = pd.read_csv(tmp_path / "metrics/predictions.csv", dtype=str, keep_default_na=False)
-    (first, *_) = json.loads(tiny.compare("workspace", "--format", "json")[0])
-    assert first["mean"] == (expected["good"] == expected["class"]).mean()
+    predictions = tmp_path / "metrics/predictions.csv"
+    expected = pd.read_csv(predictions, dtype=str, keep_default_na=False).query("data == 'images'")
+    found = json.loads(tiny.compare("workspace", "--format", "json")[0])
+    assert found[0]["mean"] == (expected["good"] == expected["class"]).mean()
+    compared = {(row["model"], row["against"]) for row in found if row["against"]}
+    assert compared == {("good", "bad"), ("round", "straight")}
 
     tiny.run("dvc", "exp", "run", "-q", "--temp", "-n", "worse", "-S", "skill=0.3")
     tiny.run("dvc", "exp", "run", "-q", "--temp", "-n", "part", "-S", "seed=9", "other")

@@ -130,11 +130,15 @@ def test_predictions_are_by_name(tmp_path):
         written.add((tmp_path / "predictions.csv").read_bytes())
     assert len(written) == 1
     table = pd.read_csv(tmp_path / "predictions.csv", dtype=str, keep_default_na=False)
-    assert list(table.columns) == ["file", "class", *found.of_images()]
-    assert set(table["class"]) == {"001", "NA"}
-    for name in found.of_images():
-        right = (table[name] == table["class"]).mean()
+    assert list(table.columns[:3]) == ["data", "file", "class"]
+    assert set(table.columns[3:]) == {*found.table.index}
+    data = dict(list(table.groupby("data")))
+    assert set(data["images"]["class"]) == {"001", "NA"}
+    for name in found.table.index:
+        of, other = ("images", "digits") if name in found.of_images() else ("digits", "images")
+        right = (data[of][name] == data[of]["class"]).mean()
         assert right == found.table.loc[name, "test_accuracy"]
+        assert (data[other][name] == "").all()
 
 
 def test_differences_of_all_pairs_are_shown_both_ways():

@@ -22,7 +22,7 @@ class Experiment(NamedTuple):
     name: str
     params: dict[str, Any]  # by dotted key, without the seed
     seed: int
-    right: pd.DataFrame  # by file and class: whether each model is right
+    right: pd.DataFrame  # by data, file and class: whether each model is right; NA: of other data
 
 
 Setting = dict[int, Experiment]  # experiments that differ in the seed alone, by seed
@@ -84,13 +84,16 @@ def _read(repo: Any, name: str) -> Experiment:
         with repo.dvcfs.open(f"/{PREDICTIONS}") as file:
             # All is text: a class may be named `001`, `NA` or `TRUE`.
             table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        predicted = table.set_index(["data", "file", "class"])
     except (DvcException, FileNotFoundError) as error:
         raise InputError(f"{name}: has no {PREDICTIONS} here") from error
+    except KeyError as error:
+        raise InputError(f"{name}: its {PREDICTIONS} is of another version") from error
     if not _current(repo):
         raise InputError(f"{name}: its {PREDICTIONS} is older than its params or models")
     params = flatten(read_param_file(repo.fs, repo.fs.join(repo.root_dir, "params.yaml")))
-    predicted = table.set_index(["file", "class"])
     right = predicted.eq(predicted.index.get_level_values("class"), axis=0)
+    right = right.astype("boolean").mask(predicted == "")
     return Experiment(name, params, params.pop("seed"), right)
 
 
@@ -149,31 +152,34 @@ def table(found: dict[str, Setting]) -> pd.DataFrame:
     """Return accuracies and their differences, the most accurate first.
 
     `kind` is accuracy, for the `mean` and `sd` of a model in a setting; models, for `model` minus
-    `against` in a setting; or settings, for `setting` minus `against` of a model.
+    `against` in a setting; or settings, for `setting` minus `against` of a model. `data` is images
+    or digits: models are compared on the same data alone.
     """
     right: dict[str, dict[str, dict[int, Any]]] = {}
+    data: dict[str, str] = {}
     for setting, by_seed in found.items():
         for seed, experiment in by_seed.items():
             for model in experiment.right:
                 of_model = right.setdefault(setting, {}).setdefault(str(model), {})
-                of_model[seed] = experiment.right[model]
+                of_model[seed] = experiment.right[model].dropna().astype(bool)
+                data[str(model)] = of_model[seed].index[0][0]
     rows: list[dict[Any, Any]] = []
     for setting, models in right.items():
         for model, of_model in models.items():
             shares = pd.Series([each.mean() for each in of_model.values()])
-            row = {"kind": "accuracy", "setting": setting, "model": model, "seeds": len(shares)}
-            rows.append(row | {"mean": shares.mean(), "sd": shares.std()})
-    rows.sort(key=lambda row: -row["mean"])
-    accuracies = tuple(rows)
-    for side, other in (("setting", "model"), ("model", "setting")):
-        for name in dict.fromkeys(row[side] for row in accuracies):
-            ordered = [row for row in accuracies if row[side] == name]
+            row = {"kind": "accuracy", "setting": setting, "data": data[model], "model": model}
+            rows.append(row | {"seeds": len(shares), "mean": shares.mean(), "sd": shares.std()})
+    rows.sort(key=lambda row: (row["data"] == "digits", -row["mean"]))
+    accuracies = pd.DataFrame(rows)
+    for sides, other in ((["setting", "data"], "model"), (["data", "model"], "setting")):
+        for names, group in accuracies.groupby(sides, sort=False):
+            ordered = group.to_dict("records")
             given = {row[other]: right[row["setting"]][row["model"]] for row in ordered}
             pairs = chance.pairs(given).rename(columns={"first": other, "second": "against"})
-            known = {"kind": f"{other}s", side: name}
+            known = {"kind": f"{other}s", **dict(zip(sides, names, strict=True))}
             rows += [row | known for row in pairs.to_dict("records")]
-    columns = ["kind", "setting", "model", "against", "seeds", "mean", "sd", "low", "high", "p"]
-    whole = pd.DataFrame(rows, columns=columns)
+    values = ["seeds", "mean", "sd", "low", "high", "p"]
+    whole = pd.DataFrame(rows, columns=["kind", "setting", "data", "model", "against", *values])
     different = (whole["p"] < chance.LEVEL).astype(object).where(whole["p"].notna(), None)
     return whole.assign(more_than_chance=different)
 
@@ -191,12 +197,12 @@ def show(rows: pd.DataFrame, form: str) -> str:
         shown = rows.astype(object).where(rows.notna(), None)
         return json.dumps(shown.to_dict("records"), indent=2, ensure_ascii=False)
     accuracies = rows[rows["kind"] == "accuracy"]
-    several = accuracies["setting"].nunique() > 1
+    several = [side for side in ("setting", "data") if accuracies[side].nunique() > 1]
     parts = []
-    for setting, group in accuracies.groupby("setting", sort=False):
-        pairs = rows[(rows["kind"] == "models") & (rows["setting"] == setting)]
-        heading = f"{printable(str(setting))}\n" if several else ""
-        parts.append(heading + _block(group, pairs, "model"))
+    for names, group in accuracies.groupby(["setting", "data"], sort=False):
+        pairs = rows[(rows["kind"] == "models") & (rows[["setting", "data"]] == names).all(axis=1)]
+        heading = ": ".join(printable(str(group[side].iloc[0])) for side in several)
+        parts.append((f"{heading}\n" if heading else "") + _block(group, pairs, "model"))
     alike = []
     for model, group in accuracies.groupby("model", sort=False):
         pairs = rows[(rows["kind"] == "settings") & (rows["model"] == model)]

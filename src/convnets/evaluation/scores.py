@@ -84,15 +84,27 @@ class Results(NamedTuple):
         return pd.DataFrame(found, index=pd.Index(classes, name="class"))
 
     def predictions(self) -> pd.DataFrame:
-        """Return each test image's `file` and `class`, and the class that each model predicts.
+        """Return the class that each model predicts, as it was trained, for each test image.
 
-        The models are those of images, as they were trained.
+        The columns are `data`, which is images or digits, `file`, `class` and the models. A digit's
+        `file` is its number in the test split. A model of digits has nothing for the images, and
+        the other way round.
         """
-        named = {
-            name: np.array(self.trained[name].record.classes)[self.tested[name].predicted]
-            for name in self.of_images()
-        }
-        return self.images[["file", "class"]].assign(**named)
+        parts = []
+        for data, names in self.by_data().items():
+            labels = self.tested[names[0]].labels
+            of_images = data == "the images"
+            known = {
+                "data": "images" if of_images else "digits",
+                "file": self.images["file"] if of_images else np.arange(len(labels)).astype(str),
+                "class": np.array(self.trained[names[0]].record.classes)[labels],
+            }
+            predicted = {
+                name: np.array(self.trained[name].record.classes)[self.tested[name].predicted]
+                for name in names
+            }
+            parts.append(pd.DataFrame(known | predicted))
+        return pd.concat(parts)
 
     def differences(self) -> pd.DataFrame:
         """Return a row for each pair of models of the images, with p values by Holm."""
