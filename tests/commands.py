@@ -88,18 +88,20 @@ class Clone:
 
     def run(self, *command: str, status: int = 0) -> str:
         """Run a command as in an activated environment; return its output."""
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert done.returncode == status, done.stdout
-        assert TOKEN not in done.stdout
-        return done.stdout
+        with tempfile.TemporaryFile("w+") as file:  # a pipe waits for DVC's workers, too
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+            file.seek(0)
+            output = file.read()
+        assert done.returncode == status, output
+        assert TOKEN not in output
+        return output
 
     def runs(self) -> pd.DataFrame:
         """The MLflow runs so far, newest first."""

@@ -467,6 +467,8 @@ def test_four_queued_experiments_two_at_a_time_are_all_recorded(clone):
     # Only download_mnist, which is quick, each time with another seed.
     clone.run("dvc", "exp", "run", "--queue", "-S", "seed=1,2,3,4", "download_mnist")
     clone.run("dvc", "exp", "run", "--run-all", "-j", "2")
+    # The worker that ends first clears the queue's messages: now and then, the other one waits on.
+    clone.run("dvc", "queue", "stop")
     runs = clone.runs()
     new = runs.head(len(runs) - before)
     assert list(new["tags.stage"]) == ["download_mnist"] * 4
