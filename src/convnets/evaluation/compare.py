@@ -156,18 +156,17 @@ def table(found: dict[str, Setting]) -> pd.DataFrame:
     or digits: models are compared on the same data alone.
     """
     right: dict[str, dict[str, dict[int, Any]]] = {}
-    data: dict[str, str] = {}
     for setting, by_seed in found.items():
         for seed, experiment in by_seed.items():
             for model in experiment.right:
                 of_model = right.setdefault(setting, {}).setdefault(str(model), {})
                 of_model[seed] = experiment.right[model].dropna().astype(bool)
-                data[str(model)] = of_model[seed].index[0][0]
     rows: list[dict[Any, Any]] = []
     for setting, models in right.items():
         for model, of_model in models.items():
             shares = pd.Series([each.mean() for each in of_model.values()])
-            row = {"kind": "accuracy", "setting": setting, "data": data[model], "model": model}
+            data = next(iter(of_model.values())).index[0][0]
+            row = {"kind": "accuracy", "setting": setting, "data": data, "model": model}
             rows.append(row | {"seeds": len(shares), "mean": shares.mean(), "sd": shares.std()})
     rows.sort(key=lambda row: (row["data"] == "digits", -row["mean"]))
     accuracies = pd.DataFrame(rows)

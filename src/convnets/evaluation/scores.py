@@ -92,17 +92,14 @@ class Results(NamedTuple):
         """
         parts = []
         for data, names in self.by_data().items():
+            classes = np.array(self.trained[names[0]].record.classes)
             labels = self.tested[names[0]].labels
-            of_images = data == "the images"
             known = {
-                "data": "images" if of_images else "digits",
-                "file": self.images["file"] if of_images else np.arange(len(labels)).astype(str),
-                "class": np.array(self.trained[names[0]].record.classes)[labels],
+                "data": data.removeprefix("the "),
+                "file": self.images["file"] if data == "the images" else range(len(labels)),
+                "class": classes[labels],
             }
-            predicted = {
-                name: np.array(self.trained[name].record.classes)[self.tested[name].predicted]
-                for name in names
-            }
+            predicted = {name: classes[self.tested[name].predicted] for name in names}
             parts.append(pd.DataFrame(known | predicted))
         return pd.concat(parts)
 
