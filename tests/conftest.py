@@ -6,6 +6,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -14,6 +15,9 @@ from tests.commands import ROOT, Clone
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # A script's background job ignores Ctrl-C, and so would the programs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# No test fails because the machine is slow.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

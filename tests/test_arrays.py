@@ -58,7 +58,7 @@ def whole(module_path) -> Whole:
     return Whole(path, contents, summary, left)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shares=st.tuples(*[st.floats(0, 1)] * 4), complete=st.sets(st.sampled_from(SPLITS)))
 @example(shares=(1, 1, 1, 1), complete=set(SPLITS))  # stopped in the search for duplicates
 @example(shares=(1, 1, 1, 1), complete=set())

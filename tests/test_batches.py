@@ -104,7 +104,7 @@ def test_another_change_leaves_the_draws_of_the_geometry_alone():
     assert np.abs(turned - brighter).max() <= 0.01 * 255 + 1e-3
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(count=st.integers(1, 40), batch=st.integers(1, 17), views=st.integers(1, 4))
 def test_every_epoch_has_every_example_once_and_k_epochs_have_every_view(count, batch, views):
     rows = np.arange(count * views, dtype="float32")[:, None]
@@ -135,7 +135,7 @@ def test_augmented_batches_are_the_same_twice_and_differ_by_epoch():
     assert not (first[0] == second[0]).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     count=st.integers(2, 300), share=st.floats(0.01, 0.99), seed=st.integers(0, 99), data=st.data()
 )
@@ -160,7 +160,7 @@ def test_in_order_is_in_order():
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.integers(0, 1200), max_size=5))
 def test_a_streamed_file_is_what_numpy_would_have_saved(tmp_path_factory, sizes):
     folder = tmp_path_factory.mktemp("npy")

@@ -124,8 +124,11 @@ def test_a_setting_is_named_by_the_params_that_differ():
     assert pairs.loc["a", "p"] < 1e-5
     assert pairs.loc["b", "p"] == 1
     text = compare.show(found, "table")
-    assert "no difference between settings: b" in text
     assert text.index("rate=0.1") < text.index("rate=0.2")
+    assert "no difference between settings" not in text
+    header, _, other = text.split("\n\n")[2].splitlines()[1:]
+    assert header.split()[4:6] == ["shared", "difference"]
+    assert other.split()[:6] == ["rate=0.2", "2", "42.50", "3.54", "1", "-50.00"]
 
 
 def test_a_seed_counts_once_in_a_setting():
@@ -163,9 +166,13 @@ pathlib.Path("metrics/predictions.csv").write_text("\\n".join(lines) + "\\n")
 """
 FLOW = """
 stages:
+  inputs:
+    cmd: cp outside inputs
+    always_changed: true
+    outs: [inputs: {cache: false}]
   evaluate:
     cmd: python stage.py
-    deps: [stage.py]
+    deps: [stage.py, inputs]
     params: [seed, skill]
     outs: [metrics/predictions.csv]
   other:
@@ -200,19 +207,25 @@ class Tiny(Clone):
         return done.stdout, done.stderr
 
 
-@pytest.mark.pipeline
-def test_experiments_of_dvc_are_gathered(tmp_path):
+@pytest.fixture
+def tiny(tmp_path):
     tiny = Tiny(tmp_path)
     (tmp_path / "stage.py").write_text(STAGE)
     (tmp_path / "dvc.yaml").write_text(FLOW)
     (tmp_path / "params.yaml").write_text("other: 1\nseed: 1\nskill: 0.9\n")
+    (tmp_path / "outside").write_text("old")
     for command in ("git init -q", "dvc init -q", "git add .", "git commit -qm flow"):
         tiny.run(*command.split())
-    out, err = tiny.compare(status=1)
+    err = tiny.compare(status=1)[1]
     assert "error: metrics/predictions.csv: found nowhere; run `dvc repro`" in err
     tiny.run("dvc", "repro", "-q")
     tiny.run("git", "add", ".")
     tiny.run("git", "commit", "-qm", "results")
+    return tiny
+
+
+@pytest.mark.pipeline
+def test_experiments_of_dvc_are_gathered(tiny, tmp_path):
     for seed in (1, 2, 3):
         tiny.run("dvc", "exp", "run", "-q", "--temp", "-n", f"seed-{seed}", "-S", f"seed={seed}")
 
@@ -236,6 +249,53 @@ def test_experiments_of_dvc_are_gathered(tmp_path):
     tiny.run("dvc", "exp", "run", "-q", "--temp", "-n", "part", "-S", "seed=9", "other")
     out, err = tiny.compare()
     assert "skill=0.9" in out
-    assert "no difference between settings: bad" in out
-    assert err == "part: its metrics/predictions.csv is older than its params or models; skipped\n"
+    assert " shared " in out
+    older = "is older than its params, code or models"
+    assert err == f"part: its metrics/predictions.csv {older}; skipped\n"
+    alike = "no difference between settings: bad, round, straight"
+    assert alike in tiny.compare("HEAD", "worse")[0]
     assert "wrose" in tiny.compare("wrose", status=1)[1]
+
+    tiny.run("dvc", "exp", "run", "-q", "--queue", "-n", "later", "-S", "seed=4")
+    tiny.run("git", "commit", "-q", "--allow-empty", "-m", "more")
+    err = tiny.compare()[1].splitlines()
+    assert err[0].startswith("5 with other commits as their base, such as ")
+    assert err[1] == "1 queued: see `dvc queue status`; skipped"
+
+
+@pytest.mark.pipeline
+def test_what_is_not_one_setting_is_told_apart(tiny):
+    """Other code, and other files outside; a param that is null is one that is absent."""
+    (tiny.folder / "stage.py").write_text(STAGE.replace('["seed"]', '["seed"] + 7'))
+    tiny.run("dvc", "exp", "run", "-q", "--temp", "-n", "code", "-S", "seed=2")
+    tiny.run("git", "checkout", "-q", "stage.py")
+    (tiny.folder / "outside").write_text("new")
+    tiny.run("dvc", "exp", "run", "-q", "--temp", "-n", "inputs", "-S", "seed=3")
+    tiny.run("git", "checkout", "-q", "outside")
+    tiny.run("dvc", "exp", "run", "-q", "--temp", "-n", "null", "-S", "+data.sha256=null")
+    found = pd.read_csv(io.StringIO(tiny.compare("HEAD", "code", "inputs", "--format=csv")[0]))
+    settings = found["setting"].dropna().unique()
+    assert len(settings) == 3
+    assert all("code=" in name and "inputs=" in name for name in settings)
+    assert tiny.compare("HEAD", "null") == tiny.compare("HEAD")
+
+
+@pytest.mark.pipeline
+def test_what_is_out_of_step_is_skipped_and_told(tiny):
+    for path, content, told in (
+        ("metrics/predictions.csv", "", "is not that of dvc.lock; try `dvc checkout`"),
+        ("stage.py", STAGE + "\n", "is older than its params, code or models"),
+        ("dvc.yaml", "stages: [", "YAML"),
+        ("params.yaml", "seed: [", "YAML"),
+    ):
+        file = tiny.folder / path
+        before = file.read_text()
+        file.unlink()  # it may be a link to the cache
+        file.write_text(content)
+        out, err = tiny.compare()
+        assert out.startswith("images\n")  # of HEAD
+        (line,) = err.splitlines()
+        assert line.startswith("workspace: ")
+        assert line.endswith("; skipped")
+        assert told in line
+        file.write_text(before)

@@ -63,7 +63,7 @@ def test_what_is_kept_of_each_picture_holds_nothing_in_an_object_store():
     assert kept == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12))
 def test_a_copy_s_original_is_the_first_and_no_copy(numbers):
     pictures = [encoded(sample.draw("dog", number, 0), "PNG") for number in numbers]
@@ -195,7 +195,7 @@ def places(found: list[Found], how: params.Subset, seed: int) -> dict[str, str]:
     return {image.member: split for split, images in chosen.items() for image in images}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(groups=GROUPS, added=GROUPS, seed=st.integers(0, 9))
 def test_a_group_stays_in_one_split(groups, added, seed):
     found = patients(groups)
@@ -213,7 +213,7 @@ def test_a_group_stays_in_one_split(groups, added, seed):
     assert places(found[::-1], SHARES, seed) == place
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     size=st.integers(2, 6),
     count=st.integers(30, 80),

@@ -237,7 +237,7 @@ def test_exif_with_a_wrong_checksum():
     assert_upright(bytes(content))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(exif=st.binary(max_size=80), kind=st.sampled_from(["JPEG", "PNG", "WEBP"]))
 def test_no_exif_costs_the_picture(exif, kind):
     images.decode(encoded(RED, kind, exif=b"Exif\0\0II*\0\x08\0\0\0" + exif), 8)
@@ -484,7 +484,7 @@ SEEDS = [
 ]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(
     seed=st.sampled_from(SEEDS),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),

@@ -273,7 +273,7 @@ def test_a_failure_leaves_the_earlier_subset(tmp_path):
 NAMES = st.sets(st.text("abcdefgh", min_size=1, max_size=6), min_size=8, max_size=30)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(names=NAMES, extra=NAMES, seed=st.integers(0, 99))
 def test_splits_are_disjoint_balanced_and_by_name_alone(names, extra, seed):
     def found(chosen):
@@ -293,7 +293,7 @@ def test_splits_are_disjoint_balanced_and_by_name_alone(names, extra, seed):
     assert [member for member in larger if member in order] == order
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(extra=st.integers(0, 20))
 def test_the_books_split_is_stable_under_extra_files(extra):
     found = [Found(c, n, f"{c}.{n}.jpg") for c in ("cat", "dog") for n in range(6 + extra)]

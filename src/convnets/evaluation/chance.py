@@ -39,6 +39,7 @@ def difference(first: Sequence["pd.Series[Any]"], second: Sequence["pd.Series[An
 
     Over several seeds, a paired t test compares the accuracies. Where all seeds give the same
     difference, as one seed does, they say nothing of chance: McNemar's test of the images does.
+    Nothing is tested where a seed's images are not the same: they differ in difficulty, too.
 
     Args:
         first: for each seed, whether a model is right, (n,), by image.
@@ -48,13 +49,13 @@ def difference(first: Sequence["pd.Series[Any]"], second: Sequence["pd.Series[An
     before, after = (np.round([right.mean() for right in side], 12) for side in (first, second))
     gaps = np.round(before - after, 10)
     mean = float(gaps.mean())
+    pairs = list(zip(first, second, strict=True))
+    if not all(one.index.equals(other.index) for one, other in pairs):
+        return Difference(mean, np.nan, np.nan, np.nan)
     if np.ptp(gaps):
         found = ttest_rel(before, after)
         low, high = found.confidence_interval(0.95)
         return Difference(mean, float(low), float(high), float(found.pvalue))
-    pairs = list(zip(first, second, strict=True))
-    if not all(one.index.equals(other.index) for one, other in pairs):
-        return Difference(mean, np.nan, np.nan, np.nan)
     p = max(mcnemar(one.to_numpy(), other.to_numpy()) for one, other in pairs)
     return Difference(mean, np.nan, np.nan, p)
 

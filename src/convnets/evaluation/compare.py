@@ -1,9 +1,11 @@
 """Compare experiments over their seeds: which models and which settings differ beyond chance."""
 
+import hashlib
+import io
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from convnets.base.console import InputError, printable, progress
 from convnets.evaluation import chance
 
 PREDICTIONS = PurePosixPath("metrics/predictions.csv")
+INDEX = ["data", "file", "class"]
 Tell = Callable[[str], None]
 
 
@@ -20,7 +23,7 @@ class Experiment(NamedTuple):
     """The results of one revision."""
 
     name: str
-    params: dict[str, Any]  # by dotted key, without the seed
+    params: dict[str, Any]  # by dotted key, without the seed; and hashes of the code and inputs
     seed: int
     right: pd.DataFrame  # by data, file and class: whether each model is right; NA: of other data
 
@@ -34,7 +37,7 @@ def read(revisions: list[str], tell: Tell) -> list[Experiment]:
     Args:
         revisions: commits, experiments of DVC or `workspace`. None stands for the workspace,
             HEAD and all experiments that are based on it.
-        tell: gets one line for each that is skipped.
+        tell: gets a line for what is skipped.
 
     Raises:
         InputError: this is no clone of the project, a revision is unknown, or none has predictions.
@@ -49,9 +52,7 @@ def read(revisions: list[str], tell: Tell) -> list[Experiment]:
         with Repo() as repo:
             named = {revision: revision for revision in revisions}
             if not named:
-                named = {"workspace": "workspace", "HEAD": "HEAD"}
-                for experiments in repo.experiments.ls().values():
-                    named |= dict(experiments)
+                named = {"workspace": "workspace", "HEAD": "HEAD"} | _experiments(repo, tell)
             for name in progress(named, "read", len(named), beside_output=True):
                 time = math.inf
                 if name != "workspace":
@@ -75,57 +76,120 @@ def read(revisions: list[str], tell: Tell) -> list[Experiment]:
     return [experiment for _, experiment in found]
 
 
+def _experiments(repo: Any, tell: Tell) -> dict[str, str]:
+    """Return the experiments that are based on HEAD, and tell how many others there are."""
+    every = repo.experiments.ls(all_commits=True)
+    here = dict(every.pop(repo.scm.get_rev(), []))
+    if others := [name for experiments in every.values() for name, _ in experiments]:
+        tell(f"{len(others)} with other commits as their base, such as {others[0]}; name them")
+    queue = repo.experiments.celery_queue
+    for state in ("queued", "active", "failed"):
+        if count := len(list(getattr(queue, f"iter_{state}")())):
+            tell(f"{count} {state}: see `dvc queue status`; skipped")
+    return here
+
+
 def _read(repo: Any, name: str) -> Experiment:
     from dvc.dependency.param import read_param_file
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import DvcException, OutputNotFoundError
     from dvc.utils.flatten import flatten
 
     try:
-        with repo.dvcfs.open(f"/{PREDICTIONS}") as file:
-            # All is text: a class may be named `001`, `NA` or `TRUE`.
-            table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        predicted = table.set_index(["data", "file", "class"])
-    except (DvcException, FileNotFoundError) as error:
+        (out,) = repo.find_outs_by_path(repo.fs.join(repo.root_dir, *PREDICTIONS.parts))
+        with repo.dvcfs.open(f"/{PREDICTIONS}", "rb") as file:
+            content = file.read()
+        if not _current(repo):
+            reason = "is older than its params, code or models"
+            raise InputError(f"{name}: its {PREDICTIONS} {reason}")
+        code, inputs = _origin(repo)
+        params = flatten(read_param_file(repo.fs, repo.fs.join(repo.root_dir, "params.yaml")))
+    except (FileNotFoundError, OutputNotFoundError) as error:
         raise InputError(f"{name}: has no {PREDICTIONS} here") from error
-    except KeyError as error:
+    except (DvcException, ImportError) as error:  # such as a remote's missing package
+        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != out.hash_info.value:
+        raise InputError(f"{name}: its {PREDICTIONS} is not that of dvc.lock; try `dvc checkout`")
+    try:
+        # All is text: a class may be named `001`, `NA` or `TRUE`.
+        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+        predicted = table.set_index(["data", "file", "class"]).sort_index()
+        seed = params.pop("seed")
+    except (KeyError, ValueError) as error:
         raise InputError(f"{name}: its {PREDICTIONS} is of another version") from error
-    if not _current(repo):
-        raise InputError(f"{name}: its {PREDICTIONS} is older than its params or models")
-    params = flatten(read_param_file(repo.fs, repo.fs.join(repo.root_dir, "params.yaml")))
     right = predicted.eq(predicted.index.get_level_values("class"), axis=0)
-    right = right.astype("boolean").mask(predicted == "")
-    return Experiment(name, params, params.pop("seed"), right)
+    right = right.astype("boolean").mask(predicted == "").dropna(axis=1, how="all")
+    if right.empty:
+        raise InputError(f"{name}: its {PREDICTIONS} has no predictions")
+    # An optional param is null or absent.
+    given = {key: value for key, value in params.items() if value is not None}
+    return Experiment(name, given | {"code": code, "inputs": inputs}, seed, right)
+
+
+def _deps(repo: Any) -> list[tuple[Any, list[Any]]]:
+    """Return the deps apart from params, each with the outs in it: none if it is code."""
+    from dvc.dependency import ParamsDependency
+
+    outs = list(repo.index.outs)
+    return [
+        (dep, [out for out in outs if out.fs.isin_or_eq(out.fs_path, dep.fs_path)])
+        for stage in repo.index.stages
+        for dep in stage.deps
+        if not isinstance(dep, ParamsDependency)
+    ]
 
 
 def _current(repo: Any) -> bool:
-    """Return whether dvc.lock has all deps as they are: no stage ran, or is due, since.
+    """Return whether dvc.lock has all commands, params and deps as they are: no stage is due.
 
     This reads no data: of a revision, only git has the files.
     """
-    from dvc.dependency import ParamsDependency
     from dvc_data.hashfile.tree import Tree
 
-    for dep in (dep for stage in repo.index.stages for dep in stage.deps):
-        if isinstance(dep, ParamsDependency):
-            if dep.status():
-                return False
-            continue
-        made = [out for out in repo.index.outs if out.fs.isin_or_eq(out.fs_path, dep.fs_path)]
-        # Such as models/trained, of which each stage makes one file.
-        whole = Tree()  # type: ignore[no-untyped-call]
-        for out in made:
-            whole.add(out.fs.relparts(out.fs_path, dep.fs_path), None, out.hash_info)
-        whole.digest()
-        single = made and made[0].fs_path == dep.fs_path
-        if made and dep.hash_info != (made[0] if single else whole).hash_info:
+    if any(
+        stage.cmd_changed or any(p.status() for p in stage.params) for stage in repo.index.stages
+    ):
+        return False
+    code: dict[str, Any] = {}  # stages share it
+    for dep, made in _deps(repo):
+        if not made:
+            if dep.fs_path not in code:
+                code[dep.fs_path] = dep.get_hash()
+            now = code[dep.fs_path]
+        elif made[0].fs_path == dep.fs_path:
+            now = made[0].hash_info
+        else:  # such as models/trained, of which each stage makes one file
+            whole = Tree()  # type: ignore[no-untyped-call]
+            for out in made:
+                whole.add(out.fs.relparts(out.fs_path, dep.fs_path), None, out.hash_info)
+            whole.digest()
+            now = whole.hash_info
+        if dep.hash_info != now:
             return False
     return True
 
 
-def settings(found: list[Experiment], tell: Tell) -> dict[str, Setting]:
-    """Group experiments whose params are equal apart from the seed.
+def _origin(repo: Any) -> tuple[str, str]:
+    """Return short hashes of the code and of the stamps of the files outside.
 
-    A group's name has the params in which the groups differ. A seed counts once in a group.
+    The seed does not change them, so what differs in them is another setting.
+    """
+
+    def short(parts: Iterable[tuple[str, str]]) -> str:
+        text = json.dumps(sorted(set(parts))).encode()
+        return hashlib.md5(text, usedforsecurity=False).hexdigest()[:7]
+
+    stages = repo.index.stages
+    commands = [(stage.name, stage.cmd) for stage in stages]
+    code = [(dep.def_path, dep.hash_info.value) for dep, made in _deps(repo) if not made]
+    stamps = [stage.outs for stage in stages if stage.always_changed]
+    inputs = [(out.def_path, out.hash_info.value) for outs in stamps for out in outs]
+    return short(commands + code), short(inputs)
+
+
+def settings(found: list[Experiment], tell: Tell) -> dict[str, Setting]:
+    """Group experiments with the same code, inputs and params, apart from the seed.
+
+    A group's name has what the groups differ in. A seed counts once in a group.
 
     Args:
         found: the newest first.
@@ -157,7 +221,7 @@ def table(found: dict[str, Setting]) -> pd.DataFrame:
     """
     right: dict[str, dict[str, dict[int, Any]]] = {}
     for setting, by_seed in found.items():
-        for seed, experiment in by_seed.items():
+        for seed, experiment in sorted(by_seed.items()):
             for model in experiment.right:
                 of_model = right.setdefault(setting, {}).setdefault(str(model), {})
                 of_model[seed] = experiment.right[model].dropna().astype(bool)
@@ -167,7 +231,8 @@ def table(found: dict[str, Setting]) -> pd.DataFrame:
             shares = pd.Series([each.mean() for each in of_model.values()])
             data = next(iter(of_model.values())).index[0][0]
             row = {"kind": "accuracy", "setting": setting, "data": data, "model": model}
-            rows.append(row | {"seeds": len(shares), "mean": shares.mean(), "sd": shares.std()})
+            mean = round(shares.mean(), 12)  # so that equal ones keep their order
+            rows.append(row | {"seeds": len(shares), "mean": mean, "sd": shares.std()})
     rows.sort(key=lambda row: (row["data"] == "digits", -row["mean"]))
     accuracies = pd.DataFrame(rows)
     for sides, other in ((["setting", "data"], "model"), (["data", "model"], "setting")):
@@ -205,17 +270,22 @@ def show(rows: pd.DataFrame, form: str) -> str:
     alike = []
     for model, group in accuracies.groupby("model", sort=False):
         pairs = rows[(rows["kind"] == "settings") & (rows["model"] == model)]
-        if len(pairs) and ((pairs["mean"] == 0) & (pairs["p"] == 1)).all():
+        shared = pairs["seeds"].sum() == math.comb(len(group), 2) * group["seeds"].iloc[0]
+        same = (pairs["mean"] == 0) & (pairs["p"] == 1) & pairs["low"].isna()
+        if len(pairs) and shared and group["seeds"].nunique() == 1 and same.all():
             alike.append(printable(str(model)))
         elif len(group) > 1:
             parts.append(f"{printable(str(model))}\n{_block(group, pairs, 'setting')}")
     if alike:
         parts.append(f"no difference between settings: {', '.join(alike)}")
     parts.append(
-        "Accuracy is in percent, its difference from the first row in points. More than chance: p\n"
-        f"is below {chance.LEVEL}, by a paired t test over the seeds; with one seed, by McNemar's "
-        "exact\ntest on the test images. Of 20 pairs that do not differ, one is below by luck."
+        "Accuracy is in percent, its difference from the first row in points, by shared seeds.\n"
+        f"More than chance: p is below {chance.LEVEL}, by a paired t test over the seeds. With\n"
+        "one seed, or one difference in all, by McNemar's exact test on the test images.\n"
+        "Of 20 pairs that do not differ, one is below by luck."
     )
+    if rows[rows["kind"] != "accuracy"]["p"].isna().any():
+        parts.append("Without p: the two have other test images.")
     return "\n\n".join(parts)
 
 
@@ -224,10 +294,10 @@ def _block(group: pd.DataFrame, pairs: pd.DataFrame, by: str) -> str:
     best = pairs[pairs[by] == group[by].iloc[0]].set_index("against")
 
     def number(value: float, form: str) -> str:
-        return "–" if math.isnan(value) else format(value + 0, form)  # never -0
+        return "–" if math.isnan(value) else format(value, form)
 
     lines = []
-    for row in group.to_dict("records"):
+    for place, row in enumerate(group.to_dict("records")):
         line = {
             by: printable(row[by]),
             "seeds": str(row["seeds"]),
@@ -236,13 +306,19 @@ def _block(group: pd.DataFrame, pairs: pd.DataFrame, by: str) -> str:
         }
         if row[by] in best.index:
             pair = best.loc[row[by]]
-            low, high = (number(-100 * pair[end], "+.2f") for end in ("high", "low"))
+            low, high = (number(-100 * pair[end], "+z.2f") for end in ("high", "low"))
             line |= {
-                "difference": number(-100 * pair["mean"], "+.2f"),
+                "shared": str(pair["seeds"]),
+                "difference": number(-100 * pair["mean"], "+z.2f"),
                 "95 % interval": low if low == "–" else f"{low} to {high}",
                 "p": "< 0.001" if pair["p"] < 0.001 else number(pair["p"], ".3f"),
                 "more than chance": {True: "yes", False: "no"}.get(pair["more_than_chance"], "–"),
             }
+        elif place:
+            line |= {"shared": "0", "difference": "–"}
         lines.append(line)
+    found = pd.DataFrame(lines).fillna("")
+    if group["seeds"].nunique() == 1 and (found["seeds"] == found.get("shared"))[1:].all():
+        found = found.drop(columns="shared", errors="ignore")
     with pd.option_context("display.unicode.east_asian_width", True):
-        return pd.DataFrame(lines).fillna("").to_string(index=False)
+        return found.to_string(index=False)
