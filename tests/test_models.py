@@ -1,11 +1,14 @@
 """The book's architectures to the parameter, and models as files."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,7 +18,7 @@ import tensorflow as tf
 from convnets.base import params
 from convnets.base.console import InputError
 from convnets.data import sample
-from convnets.evaluation import explain
+from convnets.evaluation import calibration, explain
 from convnets.models import architectures, backbone, internals, precision, saved
 from convnets.training import cached, features
 from tests.commands import ROOT, backbone_of, record, some_slow
@@ -177,6 +180,80 @@ def test_a_sequential_model_is_a_backbone(tmp_path):
     np.testing.assert_allclose(upper(lower(pixels)), expected, atol=1e-5)
 
 
+def small_model(name: str, *given: tuple[int, ...], several: bool = False) -> keras.Model:
+    """A model of two convolutions, whose layers have the model's name in theirs."""
+    inputs = [keras.Input((None, None, channels)) for channels in given]
+    x = keras.layers.Concatenate()(inputs) if len(inputs) > 1 else inputs[0]
+    first, second = (
+        keras.layers.Conv2D(4, 1, name=f"{name}_{i}", bias_initializer="normal") for i in (1, 2)
+    )
+    x = first(x)
+    return keras.Model(inputs, [x, second(x)] if several else second(x), name=name)
+
+
+def normalised(inputs: keras.KerasTensor) -> keras.KerasTensor:
+    layer = keras.layers.Normalization()
+    layer.adapt(np.random.default_rng(0).normal(120, 60, (50, 3)).astype("float32"))
+    return small(layer(inputs))
+
+
+def parallel(inputs: keras.KerasTensor) -> keras.KerasTensor:
+    x = small(inputs)
+    merged = keras.layers.Concatenate()([small_model("a", 4)(x), small_model("b", 4)(x)])
+    return small_model("c", 8, 4)([merged, keras.layers.Conv2D(4, 1)(x)])
+
+
+def twice(inputs: keras.KerasTensor) -> keras.KerasTensor:
+    model = small_model("twice", 4)
+    return model(model(small(inputs)))
+
+
+def attention(inputs: keras.KerasTensor) -> keras.KerasTensor:
+    places = keras.layers.Reshape((256, 4))(small(inputs))
+    layer = keras.layers.MultiHeadAttention(2, 4)
+    return keras.layers.Reshape((16, 16, 4))(layer(query=places, value=places))
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        normalised,
+        parallel,
+        attention,
+        lambda inputs: small_model("several", 4, several=True)(small(inputs))[0],
+        lambda inputs: keras.ops.split(small(inputs), 2, axis=-1)[0],
+        twice,
+        lambda inputs: keras.layers.Dense(6, name="dense_2")(small(inputs)),
+    ],
+)
+def test_any_graph_of_a_backbone_computes_the_same_all_the_way(tmp_path, outputs):
+    """As written and loaded, put together with a head, saved, loaded, and explained."""
+    path = own(tmp_path, outputs, size=32)
+    how = params.Backbone(name=path, weights=None, preprocessing="none", fine_tune_from=1)
+    backbone.write(how, 32, 0, tmp_path / "written.keras")
+    base = backbone.load(tmp_path / "written.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")
+    features = np.asarray(keras.models.load_model(path)(pixels))
+    near = {"rtol": 1e-4, "atol": 1e-4 * np.abs(features).max()}
+    np.testing.assert_allclose(base(pixels), features, **near)
+    head = head_of("dense", features.shape[1:], 8)
+    saved.save(cached.end_to_end(base, head, "whole"), tmp_path / "whole.keras")
+    whole = saved.load(tmp_path / "whole.keras")
+    np.testing.assert_allclose(whole(pixels), head(features), atol=1e-3)
+    assert explain.grad_cam(whole, pixels, np.array([0, 1, 0, 1])).shape[1:] == (16, 16)
+    assert explain.feature_maps(whole, pixels[0]).ndim == 3
+    calibration.apply(whole, 2)
+
+
+def test_a_backbone_of_few_places_or_without_a_plain_convolution_is_explained(tmp_path):
+    separable = keras.layers.SeparableConv2D(4, 3, strides=16, padding="same")
+    base = backbone_of(own(tmp_path, separable), 32, None)
+    whole = cached.end_to_end(base, head_of("dense", (2, 2, 4), 8), "whole")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("uint8")
+    assert explain.grad_cam(whole, pixels, np.array([0, 1])).shape == (2, 2, 2)
+    assert explain.feature_maps(whole, pixels[0]).shape == (2, 2, 4)
+
+
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_a_written_backbone_computes_as_the_one_that_was_built(tmp_path, policy):
     """Also one of any size, in either precision; the same backbone gives the same bytes."""
@@ -199,28 +276,91 @@ def test_a_written_backbone_computes_as_the_one_that_was_built(tmp_path, policy)
     np.testing.assert_allclose(loaded.predict(pixels, verbose=0), expected, atol=tolerance)
 
 
+def broken(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> str:
+    """The path of a model whose config is changed."""
+    path = Path(own(tmp_path, small))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    change(config)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (members | {"config.json": json.dumps(config).encode()}).items():
+            archive.writestr(name, content)
+    return str(path)
+
+
+def deep(config: dict[str, Any]) -> None:
+    for _ in range(400):
+        config["config"] = {"config": config["config"]}
+
+
+def alike(name: str) -> keras.Model:
+    return keras.Sequential([keras.layers.Conv2D(4, 1, name="conv")], name=name)
+
+
 def test_what_is_no_backbone_is_refused(tmp_path):
-    pool, dense = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)
-    twice = keras.layers.Lambda(lambda x: 2 * x)
+    layers = keras.layers
+    pool, dense = layers.GlobalAveragePooling2D(), layers.Dense(10)
+    nan = keras.initializers.Constant(np.nan)
+    large = keras.initializers.Constant(1e4)
     for outputs, shape, why in (
         (lambda x: dense(pool(small(x))), {}, r"\(None, 10\), not a feature map; save"),
-        (small, {"channels": 1}, r"takes \(None, None, None, 1\), not RGB images"),
+        (small, {"channels": 1}, r"takes \(None, None, None, 1\), not \(n, height, width, 3\)"),
         (small, {"size": 64}, r"images of 64 × 64 pixels, and image_size is 32"),
         (lambda x: [small(x), small(x)], {}, "several inputs or outputs"),
-        (twice, {}, r"cannot be loaded safely .*export it again without custom code"),
+        (layers.Lambda(lambda x: 2 * x), {}, r"cannot be loaded safely .*Lambda.*export it again"),
+        (layers.Conv2D(4, 3, kernel_initializer=nan), {}, "features are not finite"),
+        (layers.Conv2D(4, 3, kernel_initializer=large), {}, "not finite, or beyond"),
+        (layers.Conv2D(4, 40), {}, r"at image_size 32 \("),
+        (lambda x: keras.ops.reshape(small(x), (-1, 4, 16, 4)), {}, r"give \(8, 4, 16, 4\)"),
+        (layers.Conv2D(4, 3, name="image"), {}, 'name "image" is used 2 times'),
+        (layers.Conv2D(4, 3, name="층"), {}, r"at image_size 32 \(.*층"),
+        (lambda x: alike("a")(x) + alike("b")(x), {}, 'name "conv" is used 2 times'),
     ):
         name = own(tmp_path, outputs, **shape)
         with pytest.raises(InputError, match=why):
             backbone_of(name, 32, None)
+    for change in (
+        deep,
+        lambda config: config.update(class_name="NoSuch\x1b[31mLayer"),
+        lambda config: config["config"].update(layers=[]),
+        lambda config: config["config"]["layers"][1].update(inbound_nodes=[]),
+        lambda config: config["config"]["layers"][1]["config"].update(activation="nothing"),
+        lambda config: config.update(
+            module="keras.layers", class_name="Dense", config={"units": 3}, registered_name=None
+        ),
+    ):
+        name = broken(tmp_path, change)
+        with pytest.raises(InputError, match=re.escape(name)) as refused:
+            backbone_of(name, 32, None)
+        assert str(refused.value).isprintable()
+    unbuilt = tmp_path / "unbuilt.keras"
+    keras.Sequential([layers.Conv2D(4, 3)]).save(unbuilt)
+    with pytest.raises(InputError, match="call the model on an image"):
+        backbone_of(str(unbuilt), 32, None)
     Path(name).write_bytes(Path(name).read_bytes()[:1000])
-    with pytest.raises(InputError, match="cannot be loaded safely"):
+    with pytest.raises(InputError, match=r"not a \.keras file, or only a part"):
         backbone_of(name, 32, None)
-    with pytest.raises(InputError, match=r"none\.keras"):
+    with pytest.raises(InputError, match=r"none\.keras: no such file"):
         backbone_of(str(tmp_path / "none.keras"), 32, None)
     with pytest.raises(InputError, match="has its own weights; set backbone"):
         backbone_of(own(tmp_path, small), 32, "imagenet")
     with pytest.raises(InputError, match=r"null is for a \.keras file"):
         backbone_of("VGG16", 32, None)
+    with pytest.raises(InputError, match=r"preprocessing: no model ''.* none, auto"):
+        backbone_of("VGG16", 32, "random", "")
+
+
+def test_what_cannot_be_cut_is_refused(tmp_path):
+    layer = keras.layers.Conv2D(4, 1, padding="same")
+    for outputs, cut, why in (
+        (small, 1, "no layer does; take another backbone"),
+        (lambda x: keras.layers.Concatenate()([small_model("a", 3)(x), x]), 1, "no layer does"),
+        (lambda x: small(layer(keras.layers.ReLU()(layer(small(x))))), 2, "called on both sides"),
+    ):
+        base = backbone_of(own(tmp_path, outputs), 32, None)
+        with pytest.raises(InputError, match=f"fine_tune_from: {cut} .*{why}"):
+            backbone.split(base, cut)
 
 
 FAMILIES = {
@@ -296,9 +436,10 @@ def test_a_model_s_layers_are_found_in_the_order_of_their_calls():
     inputs = keras.Input((4,))
     x = keras.layers.Dense(4, name="first")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(1, name="last")(inner(inner(x))))
-    start, steps = internals.steps(model)
+    start = keras.Input((4,))
+    output, steps = internals.steps(model, start)
     assert [step.layer.name for step in steps][-4:] == ["first", "twice", "twice", "last"]
-    unfolded = keras.Model(start, steps[-1].output)
+    unfolded = keras.Model(start, output)
     given = np.ones((2, 4), "f4")
     np.testing.assert_allclose(model(given), unfolded(given), atol=1e-6)
 

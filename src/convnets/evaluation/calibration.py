@@ -66,7 +66,8 @@ def logits(model: keras.Model, batches: Any) -> NDArray[np.float64]:
 
 def _ends(model: keras.Model) -> tuple[keras.KerasTensor, list[internals.Step]]:
     """Return a model's input, and each call of its last dense layer: two with a mirror image."""
-    start, path = internals.steps(model)
+    start = keras.Input(model.input_shape[1:])
+    path = internals.steps(model, start)[1]
     dense = next(step.layer for step in path[::-1] if isinstance(step.layer, keras.layers.Dense))
     return start, [step for step in path if step.layer is dense]
 

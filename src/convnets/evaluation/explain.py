@@ -1,6 +1,5 @@
 """What a model looks at: feature maps and Grad-CAM (the book's section 9.4)."""
 
-from functools import lru_cache
 from typing import Any
 
 import keras
@@ -21,10 +20,10 @@ def feature_maps(model: keras.Model, image: NDArray[np.uint8]) -> NDArray[np.flo
         model: a model that takes pixels.
         image: (h, w, c).
     """
-    start, path = internals.steps(model)
-    first = next(step for step in path if isinstance(step.layer, keras.layers.Conv2D))
-    maps = keras.Model(start, first.output)(tf.cast(image[None], tf.float32), training=False)
-    return np.asarray(maps[0], np.float32)
+    maps = _maps(internals.steps(model, tf.cast(image[None], tf.float32))[1])
+    # Also a separable or a depthwise one; and any map if there is none.
+    first = next((step for step in maps if "Conv2D" in type(step.layer).__name__), maps[0])
+    return np.asarray(first.output[0], np.float32)
 
 
 def grad_cam(
@@ -35,8 +34,9 @@ def grad_cam(
     Selvaraju et al. (2017), arXiv:1610.02391.
 
     The map is from the last layer before pooling that still has at least 7 × 7 positions, the
-    fewest in the paper. On fewer, the evidence runs over the edges of what is seen. The score
-    is taken before the sigmoid or softmax, as in the paper.
+    fewest in the paper. On fewer, the evidence runs over the edges of what is seen. If there is
+    none, it is from the last of the largest. The score is taken before the sigmoid or softmax, as
+    in the paper.
 
     Args:
         model: takes pixels and ends in a dense layer, or in the mean over an image and its
@@ -47,10 +47,21 @@ def grad_cam(
     Returns:
         (n, h', w'), 0 to 1, smaller than the images.
     """
-    parts, dense = _parts(model)
+    if isinstance(model.layers[-1], keras.layers.Average):
+        model = keras.Model(model.input, model.layers[-1].input[0])
+    pixels = tf.cast(images, tf.float32)
     with tf.GradientTape() as tape:
-        maps, inputs = parts(tf.cast(images, tf.float32), training=False)
-        scores = tf.linalg.matmul(inputs, dense.kernel) + dense.bias
+        tape.watch(pixels)
+        path = internals.steps(model, pixels)[1]
+        candidates = [step for step in _maps(path) if not isinstance(step.layer, POOLING)]
+        sizes = [min(FEWEST, *step.output.shape[1:3]) for step in candidates]
+        maps = next(
+            step.output
+            for step, size in zip(reversed(candidates), reversed(sizes), strict=True)
+            if size == max(sizes)
+        )
+        dense = path[-1].layer
+        scores = tf.linalg.matmul(path[-1].input, dense.kernel) + dense.bias
         if scores.shape[1] == 1:  # a sigmoid's score is for the second of two classes
             scores = tf.concat([-scores, scores], axis=1)
         score = tf.gather(scores, classes, axis=1, batch_dims=1)
@@ -61,17 +72,6 @@ def grad_cam(
     return scaled
 
 
-@lru_cache(maxsize=2)  # a server explains many pictures, one by one
-def _parts(model: keras.Model) -> tuple[keras.Model, keras.layers.Dense]:
-    """Return a model from pixels to the explained maps and the last layer's input; that layer."""
-    if isinstance(model.layers[-1], keras.layers.Average):
-        model = keras.Model(model.input, model.layers[-1].input[0])
-    start, path = internals.steps(model)
-    last = next(
-        step
-        for step in reversed(path)
-        if len(step.output.shape) == 4
-        and min(step.output.shape[1:3]) >= FEWEST
-        and not isinstance(step.layer, POOLING)
-    )
-    return keras.Model(start, [last.output, path[-1].input]), path[-1].layer
+def _maps(path: list[internals.Step]) -> list[internals.Step]:
+    """Return the calls whose output is a feature map, (n, h, w, c)."""
+    return [step for step in path if len(getattr(step.output, "shape", ())) == 4]

@@ -150,7 +150,10 @@ def build_head(shape: tuple[int, ...], classes: int, how: HeadTraining) -> keras
     inputs = keras.Input(shape, name="features")
     # A linear head has one optimum. From zeros, nothing of a random start is left in it.
     start = "glorot_uniform" if how.units else "zeros"
-    return keras.Model(inputs, classifier(body(inputs, how), classes, start), name="head")
+    model = keras.Model(inputs, classifier(body(inputs, how), classes, start), name="head")
+    for operation in model.operations:  # no name that a backbone has: Keras calls each `dense_1`
+        operation.name = f"head_{operation.name}"
+    return model
 
 
 @head

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from convnets.base import files
 from convnets.base.console import InputError
@@ -40,13 +41,41 @@ def build(how: Backbone, size: int) -> keras.Model:
     like = {"auto": None if own else how.name, "none": None}.get(
         how.preprocessing, how.preprocessing
     )
-    start = keras.Input((size, size, 3), name="image")
-    pixels = internals.preprocessing(_constructor("preprocessing", like))(start) if like else start
-    path = internals.steps(base, pixels)[1]
-    called_twice = keras.Model(start, path[-1].output, name=base.name)
-    whole = keras.models.clone_model(called_twice)  # in which each layer is called once
-    whole.set_weights(base.get_weights())
+    constructor = None if like is None else _constructor("preprocessing", like)
+    try:
+        whole = _whole(base, size, constructor and internals.preprocessing(constructor))
+    except Exception as error:  # of any kind: the model may be anything
+        raise InputError(
+            f"{how.name}: not a backbone at image_size {size} ({saved.reason(error)}); correct the "
+            "model, backbone.preprocessing or image_size"
+        ) from error
     whole.trainable = False
+    return whole
+
+
+def _whole(base: keras.Model, size: int, preprocess: Any) -> keras.Model:
+    """Return one flat model from pixels to a base's features.
+
+    Raises:
+        Exception: the base cannot be called so, or its features are not those of two images.
+    """
+    start = keras.Input((size, size, 3), name="image")
+    pixels = preprocess(start) if preprocess else start
+    called_twice = keras.Model(start, internals.steps(base, pixels)[0], name=base.name)
+    whole = keras.models.clone_model(called_twice)  # in which each layer is called once
+    internals.copy_weights(called_twice, whole)
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.float32)
+    given = preprocess(images.copy()) if preprocess else images
+    expected, found = (  # as a graph, which has rules of its own, such as for names
+        np.asarray(tf.function(model, autograph=False)(pixels, training=False), np.float32)
+        for model, pixels in ((base, given), (whole, images))
+    )
+    if found.ndim != 4 or len(found) != 2 or 0 in found.shape:
+        raise ValueError(f"two images give {found.shape}, not two feature maps")
+    if not np.isfinite(found.astype(np.float16)).all():
+        raise ValueError("its features are not finite, or beyond ±65,504")
+    if not np.allclose(found, expected, rtol=0, atol=0.01 * np.abs(found).max()):
+        raise ValueError("the same images give other features")
     return whole
 
 
@@ -70,7 +99,7 @@ def load(path: Path = FILE) -> keras.Model:
     """Load the frozen backbone that `write` wrote, to compute with the current dtype policy."""
     base = saved.load(path)
     twin = internals.with_policy(base, keras.config.dtype_policy())
-    twin.set_weights(base.get_weights())
+    internals.copy_weights(base, twin)
     twin.trainable = False
     return twin
 
@@ -111,13 +140,16 @@ def _own(how: Backbone, size: int) -> keras.Model:
     if how.weights is not None:
         raise InputError(f"{path}: has its own weights; set backbone.weights to null")
     base = saved.load(path, "export it again without custom code, or correct backbone.name")
+    if not isinstance(base, keras.Model) or not base.built:
+        raise InputError(f"{path}: not a backbone: call the model on an image, then save it")
     inputs, outputs = base.input_shape, base.output_shape
     if not (isinstance(inputs, tuple) and isinstance(outputs, tuple)):
-        why = f"it has several inputs or outputs, {inputs} and {outputs}"
+        why = f"it has several inputs or outputs, {inputs} and {outputs}; save one with one of each"
     elif len(inputs) != 4 or inputs[3] != 3:
-        why = f"it takes {inputs}, not RGB images (n, height, width, 3)"
+        why = f"it takes {inputs}, not (n, height, width, 3); save a model for RGB images"
     elif not {*inputs[1:3]} <= {None, size}:
         why = f"it takes images of {inputs[1]} × {inputs[2]} pixels, and image_size is {size}"
+        why += "; save it for any size, or set image_size"
     elif len(outputs) != 4:
         why = f"it returns {outputs}, not a feature map; save it without its top"
     else:
@@ -174,15 +206,22 @@ def split(base: keras.Model, fine_tune_from: int | str) -> tuple[keras.Model, ke
     if not internals.divides(base, first):
         place = base.layers.index(first)
         around = sorted(enumerate(base.layers), key=lambda item: abs(item[0] - place))
-        place, start = next(item for item in around if internals.divides(base, item[1]))
-        raise InputError(
-            f"backbone.fine_tune_from: {fine_tune_from} does not split {base.name} in two; the "
-            f"nearest layer that does is {start.name} ({len(names) - place})"
-        )
+        possible = [item for item in around if internals.divides(base, item[1])]
+        why = f"backbone.fine_tune_from: {fine_tune_from} does not split {base.name} in two; "
+        if not possible:
+            raise InputError(f"{why}no layer does; take another backbone")
+        place, start = possible[0]
+        raise InputError(f"{why}the nearest layer that does is {start.name} ({len(names) - place})")
     cut = internals.input_in(first)
-    lower = keras.Model(base.input, cut, name="frozen")
+    try:
+        lower = keras.Model(base.input, cut, name="frozen")
+        upper = keras.Model(cut, base.output, name="tuned")
+    except ValueError as error:
+        raise InputError(
+            f"backbone.fine_tune_from: {fine_tune_from} does not split {base.name} in two: a layer "
+            "is called on both sides; choose one above its last call"
+        ) from error
     lower.trainable = False
-    upper = keras.Model(cut, base.output, name="tuned")
     for layer in upper.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     return lower, upper
@@ -195,6 +234,7 @@ def _constructor(param: str, name: str) -> Any:
     }
     if name not in models:
         near = difflib.get_close_matches(name, models, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(models)}"
+        known = [*models, *(["none", "auto"] if param == "preprocessing" else [])]
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
         raise InputError(f"backbone.{param}: no model {name!r} in keras.applications; {hint}")
     return models[name]

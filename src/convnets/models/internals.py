@@ -29,19 +29,17 @@ class Step(NamedTuple):
 
     layer: keras.layers.Layer
     input: Any
-    output: keras.KerasTensor
+    output: Any
 
 
-def steps(
-    model: keras.Model, start: keras.KerasTensor | None = None
-) -> tuple[keras.KerasTensor, list[Step]]:
-    """Return an input of a model, and its layers in the order of their calls.
+def steps(model: keras.Model, start: Any) -> tuple[Any, list[Step]]:
+    """Call a model, and return its output and the calls of its layers in their order.
 
     Nested models are replaced by their layers.
 
     Args:
         model: a functional or sequential model.
-        start: the input; by default, a new one of the model's shape.
+        start: the input: of Keras, or images as a tensor.
     """
     found: list[Step] = []
 
@@ -50,16 +48,22 @@ def steps(
             return reduce(lambda x, inner: call(inner, x), layer.layers, inputs[0])
         if isinstance(layer, keras.Model):
             return unfold(layer, inputs[0])
-        found.append(Step(layer, inputs[0], layer(*inputs, **how)))
+        found.append(Step(layer, [*inputs, *how.values()][0], layer(*inputs, **how)))
         return found[-1].output
 
-    def unfold(inner: keras.Model, inputs: keras.KerasTensor) -> keras.KerasTensor:
+    def unfold(inner: keras.Model, inputs: Any) -> Any:
         # As `keras.models.clone_model` does, which cannot replace a model by its layers.
         return inner._run_through_graph(inputs, operation_fn=lambda layer: partial(call, layer))
 
-    start = keras.Input(model.input_shape[1:]) if start is None else start
-    call(model, start)
-    return start, found
+    return call(model, start), found
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Give a model the weights of another one with the same layers in the same order."""
+    target.set_weights(source.get_weights())
+    for layer in target._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with copies of its weights
 
 
 def needs_several_images(model: keras.Model) -> bool:

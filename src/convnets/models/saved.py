@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import keras
 from pydantic import BaseModel, ConfigDict
 
 from convnets.base import files
-from convnets.base.console import InputError
+from convnets.base.console import InputError, printable
 from convnets.base.params import Monitor
 from convnets.models import internals
 
@@ -94,11 +95,24 @@ def load(path: Path, remedy: str = "train it again") -> keras.Model:
     Raises:
         InputError: the file is missing, damaged, or holds custom code such as a Lambda layer.
     """
+    if not path.is_file():
+        raise InputError(f"{printable(str(path))}: no such file; {remedy}")
+    if not zipfile.is_zipfile(path):
+        why = "not a .keras file, or only a part of one"
+        raise InputError(f"{printable(str(path))}: {why}; {remedy}")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be loaded safely ({reason}); {remedy}") from error
+    except Exception as error:  # of any kind: Keras, h5py and zipfile have their own
+        why = f"cannot be loaded safely ({reason(error)})"
+        raise InputError(f"{printable(str(path))}: {why}; {remedy}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Return why Keras failed, on one short line. It tells the first cause last, in bold."""
+    while error.__context__ is not None and str(error.__context__):
+        error = error.__context__
+    plain = re.sub("\x1b\\[[0-9;]*m", "", " ".join(str(error).split()))
+    return printable(plain.removeprefix("Exception encountered when calling ")[:200])
 
 
 def record(path: Path) -> Record:

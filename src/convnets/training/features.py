@@ -194,4 +194,9 @@ def _stream(
         computed = extract(map(batch, starts[done:]))
         for results in progress(computed, what, len(starts) - done):
             for writer, result in zip(writers, results, strict=True):
-                writer.append(result)
+                try:
+                    writer.append(result)
+                except ValueError as error:
+                    raise InputError(
+                        f"{what}: {error}; correct backbone.preprocessing or backbone.weights"
+                    ) from error
