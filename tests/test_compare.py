@@ -259,8 +259,8 @@ def test_experiments_of_dvc_are_gathered(tiny, tmp_path):
     tiny.run("dvc", "exp", "run", "-q", "--queue", "-n", "later", "-S", "seed=4")
     tiny.run("git", "commit", "-q", "--allow-empty", "-m", "more")
     err = tiny.compare()[1].splitlines()
-    assert err[0].startswith("5 with other commits as their base, such as ")
-    assert err[1] == "1 queued: see `dvc queue status`; skipped"
+    assert err[0].startswith("5 experiments of other commits, such as ")
+    assert err[1] == "queued in DVC's queue: 1, skipped; see `dvc queue status`"
 
 
 @pytest.mark.pipeline

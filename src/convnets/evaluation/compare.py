@@ -81,11 +81,12 @@ def _experiments(repo: Any, tell: Tell) -> dict[str, str]:
     every = repo.experiments.ls(all_commits=True)
     here = dict(every.pop(repo.scm.get_rev(), []))
     if others := [name for experiments in every.values() for name, _ in experiments]:
-        tell(f"{len(others)} with other commits as their base, such as {others[0]}; name them")
+        example = f"{len(others)} experiments of other commits, such as {others[0]}"
+        tell(f"{example}: skipped; name those that you want to compare")
     queue = repo.experiments.celery_queue
     for state in ("queued", "active", "failed"):
         if count := len(list(getattr(queue, f"iter_{state}")())):
-            tell(f"{count} {state}: see `dvc queue status`; skipped")
+            tell(f"{state} in DVC's queue: {count}, skipped; see `dvc queue status`")
     return here
 
 

@@ -54,12 +54,7 @@ def grad_cam(
         tape.watch(pixels)
         path = internals.steps(model, pixels)[1]
         candidates = [step for step in _maps(path) if not isinstance(step.layer, POOLING)]
-        sizes = [min(FEWEST, *step.output.shape[1:3]) for step in candidates]
-        maps = next(
-            step.output
-            for step, size in zip(reversed(candidates), reversed(sizes), strict=True)
-            if size == max(sizes)
-        )
+        maps = max(reversed(candidates), key=_places).output
         dense = path[-1].layer
         scores = tf.linalg.matmul(path[-1].input, dense.kernel) + dense.bias
         if scores.shape[1] == 1:  # a sigmoid's score is for the second of two classes
@@ -70,6 +65,10 @@ def grad_cam(
     highest = evidence.max(axis=(1, 2), keepdims=True)
     scaled: NDArray[np.float32] = evidence / np.where(highest > 0, highest, 1)
     return scaled
+
+
+def _places(step: internals.Step) -> int:
+    return min(FEWEST, *step.output.shape[1:3])
 
 
 def _maps(path: list[internals.Step]) -> list[internals.Step]:

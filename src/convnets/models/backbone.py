@@ -47,7 +47,7 @@ def build(how: Backbone, size: int) -> keras.Model:
     except Exception as error:  # of any kind: the model may be anything
         raise InputError(
             f"{how.name}: not a backbone at image_size {size} ({saved.reason(error)}); correct the "
-            "model, backbone.preprocessing or image_size"
+            "model, its weights, backbone.preprocessing or image_size"
         ) from error
     whole.trainable = False
     return whole
