@@ -232,9 +232,9 @@ def table(found: dict[str, Setting]) -> pd.DataFrame:
             shares = pd.Series([each.mean() for each in of_model.values()])
             data = next(iter(of_model.values())).index[0][0]
             row = {"kind": "accuracy", "setting": setting, "data": data, "model": model}
-            mean = round(shares.mean(), 12)  # so that equal ones keep their order
-            rows.append(row | {"seeds": len(shares), "mean": mean, "sd": shares.std()})
-    rows.sort(key=lambda row: (row["data"] == "digits", -row["mean"]))
+            rows.append(row | {"seeds": len(shares), "mean": shares.mean(), "sd": shares.std()})
+    # Rounded, so that equal means keep their order.
+    rows.sort(key=lambda row: (row["data"] == "digits", -round(row["mean"], 12)))
     accuracies = pd.DataFrame(rows)
     for sides, other in ((["setting", "data"], "model"), (["data", "model"], "setting")):
         for names, group in accuracies.groupby(sides, sort=False):
