@@ -68,7 +68,7 @@ def grad_cam(
 
 
 def _places(step: internals.Step) -> int:
-    return min(FEWEST, *step.output.shape[1:3])
+    return int(min(FEWEST, *step.output.shape[1:3]))
 
 
 def _maps(path: list[internals.Step]) -> list[internals.Step]:
