@@ -351,6 +351,22 @@ def test_what_is_no_backbone_is_refused(tmp_path):
         backbone_of("VGG16", 32, "random", "")
 
 
+def test_features_that_their_file_cannot_hold_are_refused(tmp_path):
+    out = tmp_path / "views.npy"
+    large = np.full((1, 2, 2, 4), 1e6, "float32")
+    with pytest.raises(InputError, match=r"views: float16 cannot hold .* backbone\.preprocessing"):
+        features._stream(
+            lambda start: (start,),
+            range(0, 1),
+            1,
+            lambda batches: ((large,) for _ in batches),
+            [out],
+            np.float16,
+            "extract views",
+        )
+    assert not out.exists()
+
+
 def test_what_cannot_be_cut_is_refused(tmp_path):
     layer = keras.layers.Conv2D(4, 1, padding="same")
     for outputs, cut, why in (
