@@ -180,7 +180,7 @@ def test_a_sequential_model_is_a_backbone(tmp_path):
     np.testing.assert_allclose(upper(lower(pixels)), expected, atol=1e-5)
 
 
-def small_model(name: str, *given: tuple[int, ...], several: bool = False) -> keras.Model:
+def small_model(name: str, *given: int, several: bool = False) -> keras.Model:
     """A model of two convolutions, whose layers have the model's name in theirs."""
     inputs = [keras.Input((None, None, channels)) for channels in given]
     x = keras.layers.Concatenate()(inputs) if len(inputs) > 1 else inputs[0]

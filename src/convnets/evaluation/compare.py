@@ -15,8 +15,8 @@ from convnets.base.console import InputError, printable, progress
 from convnets.evaluation import chance
 
 PREDICTIONS = PurePosixPath("metrics/predictions.csv")
-INDEX = ["data", "file", "class"]
 Tell = Callable[[str], None]
+Deps = list[tuple[Any, list[Any]]]  # each with the outs in it: none if it is code
 
 
 class Experiment(NamedTuple):
@@ -99,10 +99,11 @@ def _read(repo: Any, name: str) -> Experiment:
         (out,) = repo.find_outs_by_path(repo.fs.join(repo.root_dir, *PREDICTIONS.parts))
         with repo.dvcfs.open(f"/{PREDICTIONS}", "rb") as file:
             content = file.read()
-        if not _current(repo):
+        deps = _deps(repo)
+        if not _current(repo, deps):
             reason = "is older than its params, code or models"
             raise InputError(f"{name}: its {PREDICTIONS} {reason}")
-        code, inputs = _origin(repo)
+        code, inputs = _origin(repo, deps)
         params = flatten(read_param_file(repo.fs, repo.fs.join(repo.root_dir, "params.yaml")))
     except (FileNotFoundError, OutputNotFoundError) as error:
         raise InputError(f"{name}: has no {PREDICTIONS} here") from error
@@ -126,8 +127,8 @@ def _read(repo: Any, name: str) -> Experiment:
     return Experiment(name, given | {"code": code, "inputs": inputs}, seed, right)
 
 
-def _deps(repo: Any) -> list[tuple[Any, list[Any]]]:
-    """Return the deps apart from params, each with the outs in it: none if it is code."""
+def _deps(repo: Any) -> Deps:
+    """Return the deps of all stages, apart from params."""
     from dvc.dependency import ParamsDependency
 
     outs = list(repo.index.outs)
@@ -139,7 +140,7 @@ def _deps(repo: Any) -> list[tuple[Any, list[Any]]]:
     ]
 
 
-def _current(repo: Any) -> bool:
+def _current(repo: Any, deps: Deps) -> bool:
     """Return whether dvc.lock has all commands, params and deps as they are: no stage is due.
 
     This reads no data: of a revision, only git has the files.
@@ -151,7 +152,7 @@ def _current(repo: Any) -> bool:
     ):
         return False
     code: dict[str, Any] = {}  # stages share it
-    for dep, made in _deps(repo):
+    for dep, made in deps:
         if not made:
             if dep.fs_path not in code:
                 code[dep.fs_path] = dep.get_hash()
@@ -169,7 +170,7 @@ def _current(repo: Any) -> bool:
     return True
 
 
-def _origin(repo: Any) -> tuple[str, str]:
+def _origin(repo: Any, deps: Deps) -> tuple[str, str]:
     """Return short hashes of the code and of the stamps of the files outside.
 
     The seed does not change them, so what differs in them is another setting.
@@ -181,7 +182,7 @@ def _origin(repo: Any) -> tuple[str, str]:
 
     stages = repo.index.stages
     commands = [(stage.name, stage.cmd) for stage in stages]
-    code = [(dep.def_path, dep.hash_info.value) for dep, made in _deps(repo) if not made]
+    code = [(dep.def_path, dep.hash_info.value) for dep, made in deps if not made]
     stamps = [stage.outs for stage in stages if stage.always_changed]
     inputs = [(out.def_path, out.hash_info.value) for outs in stamps for out in outs]
     return short(commands + code), short(inputs)

@@ -203,24 +203,23 @@ def split(base: keras.Model, fine_tune_from: int | str) -> tuple[keras.Model, ke
             f"backbone.fine_tune_from: {base.name} has no layer {fine_tune_from!r}; did you mean "
             f"{near}?"
         )
+    why = f"backbone.fine_tune_from: {fine_tune_from} does not split {base.name} in two"
     if not internals.divides(base, first):
         place = base.layers.index(first)
         around = sorted(enumerate(base.layers), key=lambda item: abs(item[0] - place))
         possible = [item for item in around if internals.divides(base, item[1])]
-        why = f"backbone.fine_tune_from: {fine_tune_from} does not split {base.name} in two; "
         if not possible:
-            raise InputError(f"{why}no layer does; take another backbone")
+            raise InputError(f"{why}; no layer does; take another backbone")
         place, start = possible[0]
-        raise InputError(f"{why}the nearest layer that does is {start.name} ({len(names) - place})")
+        nearest = f"the nearest layer that does is {start.name} ({len(names) - place})"
+        raise InputError(f"{why}; {nearest}")
     cut = internals.input_in(first)
     try:
         lower = keras.Model(base.input, cut, name="frozen")
         upper = keras.Model(cut, base.output, name="tuned")
     except ValueError as error:
-        raise InputError(
-            f"backbone.fine_tune_from: {fine_tune_from} does not split {base.name} in two: a layer "
-            "is called on both sides; choose one above its last call"
-        ) from error
+        both = "a layer is called on both sides; choose one above its last call"
+        raise InputError(f"{why}: {both}") from error
     lower.trainable = False
     for layer in upper.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)

@@ -95,16 +95,15 @@ def load(path: Path, remedy: str = "train it again") -> keras.Model:
     Raises:
         InputError: the file is missing, damaged, or holds custom code such as a Lambda layer.
     """
+    name = printable(str(path))
     if not path.is_file():
-        raise InputError(f"{printable(str(path))}: no such file; {remedy}")
+        raise InputError(f"{name}: no such file; {remedy}")
     if not zipfile.is_zipfile(path):
-        why = "not a .keras file, or only a part of one"
-        raise InputError(f"{printable(str(path))}: {why}; {remedy}")
+        raise InputError(f"{name}: not a .keras file, or only a part of one; {remedy}")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # of any kind: Keras, h5py and zipfile have their own
-        why = f"cannot be loaded safely ({reason(error)})"
-        raise InputError(f"{printable(str(path))}: {why}; {remedy}") from error
+        raise InputError(f"{name}: cannot be loaded safely ({reason(error)}); {remedy}") from error
 
 
 def reason(error: BaseException) -> str:
