@@ -368,15 +368,16 @@ def test_features_that_their_file_cannot_hold_are_refused(tmp_path):
 
 
 def test_what_cannot_be_cut_is_refused(tmp_path):
-    layer = keras.layers.Conv2D(4, 1, padding="same")
+    layer, relu = keras.layers.Conv2D(4, 1, padding="same"), keras.layers.ReLU()
     for outputs, cut, why in (
         (small, 1, "no layer does; take another backbone"),
         (lambda x: keras.layers.Concatenate()([small_model("a", 3)(x), x]), 1, "no layer does"),
-        (lambda x: small(layer(keras.layers.ReLU()(layer(small(x))))), 2, "called on both sides"),
+        (lambda x: small(layer(relu(layer(small(x))))), 2, r"nearest layer that does is .* \(3\)"),
     ):
         base = backbone_of(own(tmp_path, outputs), 32, None)
         with pytest.raises(InputError, match=f"fine_tune_from: {cut} .*{why}"):
             backbone.split(base, cut)
+    backbone.split(base, 3)  # the nearest of the last one
 
 
 FAMILIES = {

@@ -126,10 +126,9 @@ def _application(how: Backbone, size: int) -> keras.Model:
         try:
             base.load_weights(weights_file)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:160]
             raise InputError(
-                f"{weights_file}: not the weights of {how.name} without its top ({reason}); "
-                "correct backbone.weights or backbone.name"
+                f"{weights_file}: not the weights of {how.name} without its top "
+                f"({saved.reason(error)}); correct backbone.weights or backbone.name"
             ) from error
     return base
 
@@ -203,27 +202,34 @@ def split(base: keras.Model, fine_tune_from: int | str) -> tuple[keras.Model, ke
             f"backbone.fine_tune_from: {base.name} has no layer {fine_tune_from!r}; did you mean "
             f"{near}?"
         )
-    why = f"backbone.fine_tune_from: {fine_tune_from} does not split {base.name} in two"
-    if not internals.divides(base, first):
+    parts = _parts(base, first)
+    if parts is None:
+        why = f"backbone.fine_tune_from: {fine_tune_from} does not split {base.name} in two"
         place = base.layers.index(first)
         around = sorted(enumerate(base.layers), key=lambda item: abs(item[0] - place))
-        possible = [item for item in around if internals.divides(base, item[1])]
-        if not possible:
+        possible = (item for item in around if _parts(base, item[1]))
+        place, nearest = next(possible, (0, None))
+        if nearest is None:
             raise InputError(f"{why}; no layer does; take another backbone")
-        place, start = possible[0]
-        nearest = f"the nearest layer that does is {start.name} ({len(names) - place})"
-        raise InputError(f"{why}; {nearest}")
-    cut = internals.input_in(first)
-    try:
-        lower = keras.Model(base.input, cut, name="frozen")
-        upper = keras.Model(cut, base.output, name="tuned")
-    except ValueError as error:
-        both = "a layer is called on both sides; choose one above its last call"
-        raise InputError(f"{why}: {both}") from error
+        number = len(names) - place
+        raise InputError(f"{why}; the nearest layer that does is {nearest.name} ({number})")
+    lower, upper = parts
     lower.trainable = False
     for layer in upper.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     return lower, upper
+
+
+def _parts(base: keras.Model, first: keras.layers.Layer) -> tuple[keras.Model, keras.Model] | None:
+    """Return a backbone's parts below and above a layer's input, or None if they are not two."""
+    if not internals.divides(base, first):
+        return None
+    cut = internals.input_in(first)
+    try:
+        lower = keras.Model(base.input, cut, name="frozen")
+        return lower, keras.Model(cut, base.output, name="tuned")
+    except ValueError:  # a layer is called on both sides
+        return None
 
 
 def _constructor(param: str, name: str) -> Any:
