@@ -15,7 +15,7 @@ import pytest
 
 from convnets.base import console, files, params
 from convnets.data import inputs
-from convnets.models import internals, precision
+from convnets.models import internals, precision, saved
 from convnets.tracking import store
 from tests.commands import ROOT, Clone
 from tests.test_pipeline import make_quick
@@ -352,6 +352,18 @@ def test_what_kills_a_hushed_process_is_seen(end, noise):
     assert (b"native: no AVX here" in done.stderr) == (end != "lives")
     assert (b"ImportError: no such library" in done.stderr) == (end == "raises")
     assert (done.stderr == b"heard") == (end == "lives")
+
+
+@pytest.mark.parametrize("odd", ["\n", "\r", "\x1b[2J", "\u2028", "\udcff"])
+def test_an_error_is_one_line_whatever_a_path_has(tmp_path, monkeypatch, capsys, odd):
+    path = tmp_path / f"고양이{odd}2"
+    for main in (lambda: saved.load(path), path.read_bytes):
+        with pytest.raises(SystemExit):
+            console.run(main)
+        line = capsys.readouterr().err
+        assert line.rstrip("\n").isprintable()
+        assert "고양이\\" in line  # what can be read, can still be read
+        path.mkdir(exist_ok=True)
 
 
 def test_too_little_memory_is_one_line(capsys):

@@ -149,8 +149,8 @@ def unhush() -> None:
 
 
 def printable(text: str) -> str:
-    """Return external text on one line, without terminal control codes."""
-    return text if text.isprintable() else ascii(text)
+    """Return external text on one line, with line breaks and terminal control codes escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def public(address: str) -> str:
@@ -175,7 +175,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # such as `| head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -184,7 +184,8 @@ def run(main: Callable[[], None]) -> None:
         if error.errno not in REMEDIES:
             raise
         problem, remedy = os.strerror(error.errno), REMEDIES[error.errno]
-        print(f"error: {error.filename or Path.cwd()}: {problem}; {remedy}", file=sys.stderr)
+        path = printable(str(error.filename or Path.cwd()))
+        print(f"error: {path}: {problem}; {remedy}", file=sys.stderr)
         sys.exit(1)
     except MemoryError:
         print(
