@@ -2,6 +2,7 @@
 
 import re
 
+import pandas as pd
 import pytest
 
 from tests.commands import ROOT
@@ -37,6 +38,20 @@ def test_both_languages_have_the_same_numbers_in_tables():
         return [re.findall(r"\d[\d,.]*", row) for row in rows]
 
     assert sorted(map(sorted, numbers(ENGLISH))) == sorted(map(sorted, numbers(KOREAN)))
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.ko.md"])
+def test_the_accuracies_over_seeds_are_those_that_were_measured(page):
+    files = [ROOT / f"metrics/{preset}/seeds.csv" for preset in ("book",)]
+    rows = pd.concat([pd.read_csv(file).assign(preset=file) for file in files])
+    accuracy = rows.groupby(["preset", "model"])["test_accuracy"]
+    measured = (100 * accuracy.agg(["mean", "std"])).to_numpy()
+    text = (ROOT / page).read_text(encoding="utf-8")
+    told = re.findall(r"^\| .*?\*\*([\d.]+) ± ([\d.]+) %\*\*", text, re.M)
+    assert len(told) >= 9
+    for both in told:
+        half = 0.5001 * 10.0 ** -len(both[0].partition(".")[2])
+        assert (abs(measured - [float(each) for each in both]) <= half).all(axis=1).any(), both
 
 
 def test_the_readme_is_short():
