@@ -355,7 +355,7 @@ def test_what_kills_a_hushed_process_is_seen(end, noise):
 
 
 @pytest.mark.parametrize("odd", ["\n", "\r", "\x1b[2J", "\u2028", "\udcff"])
-def test_an_error_is_one_line_whatever_a_path_has(tmp_path, monkeypatch, capsys, odd):
+def test_an_error_is_one_line_whatever_a_path_has(tmp_path, capsys, odd):
     path = tmp_path / f"고양이{odd}2"
     for main in (lambda: saved.load(path), path.read_bytes):
         with pytest.raises(SystemExit):

@@ -175,8 +175,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error))
     except BrokenPipeError:  # such as `| head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -184,18 +183,17 @@ def run(main: Callable[[], None]) -> None:
         if error.errno not in REMEDIES:
             raise
         problem, remedy = os.strerror(error.errno), REMEDIES[error.errno]
-        path = printable(str(error.filename or Path.cwd()))
-        print(f"error: {path}: {problem}; {remedy}", file=sys.stderr)
-        sys.exit(1)
+        _fail(f"{error.filename or Path.cwd()}: {problem}; {remedy}")
     except MemoryError:
-        print(
-            "error: not enough memory; close programs or take fewer, smaller images",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        _fail("not enough memory; close programs or take fewer, smaller images")
     except KeyboardInterrupt:
         print("stopped; run it again to resume", file=sys.stderr)
         sys.exit(130)
+
+
+def _fail(why: str) -> NoReturn:
+    print(f"error: {printable(why)}", file=sys.stderr)
+    sys.exit(1)
 
 
 @contextmanager

@@ -207,12 +207,11 @@ def split(base: keras.Model, fine_tune_from: int | str) -> tuple[keras.Model, ke
         why = f"backbone.fine_tune_from: {fine_tune_from} does not split {base.name} in two"
         place = base.layers.index(first)
         around = sorted(enumerate(base.layers), key=lambda item: abs(item[0] - place))
-        possible = (item for item in around if _parts(base, item[1]))
-        place, nearest = next(possible, (0, None))
-        if nearest is None:
-            raise InputError(f"{why}; no layer does; take another backbone")
-        number = len(names) - place
-        raise InputError(f"{why}; the nearest layer that does is {nearest.name} ({number})")
+        for near, layer in around:
+            if _parts(base, layer):
+                number = len(names) - near
+                raise InputError(f"{why}; the nearest layer that does is {layer.name} ({number})")
+        raise InputError(f"{why}; no layer does; take another backbone")
     lower, upper = parts
     lower.trainable = False
     for layer in upper.layers:

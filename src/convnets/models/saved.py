@@ -95,15 +95,14 @@ def load(path: Path, remedy: str = "train it again") -> keras.Model:
     Raises:
         InputError: the file is missing, damaged, or holds custom code such as a Lambda layer.
     """
-    name = printable(str(path))
     if not path.is_file():
-        raise InputError(f"{name}: no such file; {remedy}")
+        raise InputError(f"{path}: no such file; {remedy}")
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{name}: not a .keras file, or only a part of one; {remedy}")
+        raise InputError(f"{path}: not a .keras file, or only a part of one; {remedy}")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # of any kind: Keras, h5py and zipfile have their own
-        raise InputError(f"{name}: cannot be loaded safely ({reason(error)}); {remedy}") from error
+        raise InputError(f"{path}: cannot be loaded safely ({reason(error)}); {remedy}") from error
 
 
 def reason(error: BaseException) -> str:
