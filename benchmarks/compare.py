@@ -92,9 +92,9 @@ def unpack(clone: Path, folder: Path) -> None:
     """Write the images of our subset in the book's folder layout, unless they are there."""
     if folder.exists():
         return
-    with archive.opened(clone / "data/images.zip") as opened, files.atomic(folder) as part:
+    with archive.opened(clone / "dvc-outs/images.zip") as opened, files.atomic(folder) as part:
         for split in SPLITS:
-            table = examples.read_table(clone / f"data/images/{split}.csv")
+            table = examples.read_table(clone / f"dvc-outs/images/{split}.csv")
             for member, label in zip(table["file"], table["class"], strict=True):
                 path = part / split / label / Path(member).name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,12 +115,12 @@ def work(clone: Path) -> pd.DataFrame:
 
     A step is an epoch, or an image in extraction. A backward pass counts as two forward passes.
     """
-    digits, *_ = book.mnist(clone / "data/mnist.npz")
+    digits, *_ = book.mnist(clone / "dvc-outs/mnist.npz")
     base = book.backbone(None)
     vgg, block5 = operations(base.layers), operations(base.layers[-4:])
     head, convnet = operations(book.feature_head().layers), operations(book.convnet(False).layers)
-    n, held = (len(pd.read_csv(clone / f"data/images/{s}.csv")) for s in SPLITS[:2])
-    with np.load(clone / "data/mnist.npz") as arrays:
+    n, held = (len(pd.read_csv(clone / f"dvc-outs/images/{s}.csv")) for s in SPLITS[:2])
+    with np.load(clone / "dvc-outs/mnist.npz") as arrays:
         n_digits = len(arrays["y_train"])
 
     def epoch(trained: float, frozen: float = 0) -> float:
@@ -147,7 +147,7 @@ def of_book(row: str, clone: Path, images: Path, weights: Path | None) -> list[d
     command += ["--images", str(images)]
     if weights is not None:
         command += ["--weights", str(weights)]
-    seen = run([*command, "--digits", str(clone / "data/mnist.npz")], ROOT)
+    seen = run([*command, "--digits", str(clone / "dvc-outs/mnist.npz")], ROOT)
     told = json.loads(seen.last)
     memory = {"peak": seen.peak, "anonymous": seen.anonymous}
     extraction, step = told.get("extraction", 0), float(np.median(told["epochs"][1:]))

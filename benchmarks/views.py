@@ -67,7 +67,7 @@ def main() -> None:
     precision.use(dtype_policy)
     epochs = p.of(STAGE, params.HeadTraining).epochs
     held = {
-        split: examples.load(Path(f"data/features/{split}.npy"), IMAGES / f"{split}.csv")
+        split: examples.load(Path(f"dvc-outs/features/{split}.npy"), IMAGES / f"{split}.csv")
         for split in ("validation", "test")
     }
     rows = []
@@ -76,7 +76,7 @@ def main() -> None:
         how = (dtype_policy, None, epochs, p.augmentation, p.seed)
         features.write_views(
             cluster.mapper(partial(features.prepare_views, *how), True, [backbone.FILE]),
-            npy.read("data/images/train.npy"),
+            npy.read("dvc-outs/images/train.npy"),
             [cache],
             params.Views(count=epochs, max_gigabytes=100),
         )

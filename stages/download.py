@@ -15,7 +15,7 @@ from convnets.tracking.run import Run, recorded
 def images(p: params.Params, run: Run) -> str:
     from convnets.data import layout, overview, sources
 
-    out = Path("data/images.zip")
+    out = Path("dvc-outs/images.zip")
     with files.atomic(out) as part:
         found = sources.write(p.data, p.subset, p.seed, part)
         reasons = overview.by_reason(found.skipped)
@@ -48,7 +48,7 @@ def weights(p: params.Params, run: Run) -> str:
 def mnist(p: params.Params, run: Run) -> str:
     from convnets.data import digits
 
-    out = Path("data/mnist.npz")
+    out = Path("dvc-outs/mnist.npz")
     digits.write(p.mnist, p.seed, out)
     return f"{out}: {len(digits.load(out, 'test').labels):,} test images"
 

@@ -13,7 +13,7 @@ from convnets.tracking.run import recorded
 def main() -> None:
     p = params.load()
     cluster.join()
-    source = Path("data/images.zip")
+    source = Path("dvc-outs/images.zip")
     with recorded("subset") as run:
         run.dataset(source, "source")
         found = layout.load(LISTING)

@@ -53,7 +53,7 @@ def of_images(stage: str, p: params.Params, augmented: bool) -> Task:
 
 def of_digits(stage: str, p: params.Params, pooling: bool) -> Task:
     how = p.of(stage.partition("@")[0], params.MnistTraining)
-    source = Path("data/mnist.npz")
+    source = Path("dvc-outs/mnist.npz")
     # MNIST has no validation split.
     train, validation = digits.hold_out(digits.load(source, "train"), how.validation_share, p.seed)
 

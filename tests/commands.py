@@ -131,8 +131,8 @@ def record(classes: list[str], **given: object) -> Record:
         "book_split": "test",
         "classes": classes,
         "part": None,
-        "inputs": ["data/images/test.npy"],
-        "labels": "data/images/test.csv",
+        "inputs": ["dvc-outs/images/test.npy"],
+        "labels": "dvc-outs/images/test.csv",
         "monitor": "val_loss",
         "history": [{"accuracy": 0.5, "loss": 0.7, "val_accuracy": 0.5, "val_loss": 0.7}],
     }

@@ -38,7 +38,7 @@ def on(devices: int, stage: str) -> list[str]:
 
 
 def trained(clone: Clone, stage: str) -> Path:
-    return clone.folder / f"models/trained/{stage.replace('@', '_')}.keras"
+    return clone.folder / f"dvc-outs/trained/{stage.replace('@', '_')}.keras"
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,7 @@ STAND_INS = {
         ),
         "dvc exp run -S backbone.name=$HOME/own.keras -S backbone.weights=null "
         "-S backbone.fine_tune_from=1": (
-            "cp data/backbone.keras $HOME/own.keras && dvc exp run "
+            "cp dvc-outs/backbone.keras $HOME/own.keras && dvc exp run "
             "-S backbone.name=$HOME/own.keras -S backbone.weights=null "
             "-S backbone.fine_tune_from=1 download_weights",
             "the one stage that reads it; test_models.py builds and cuts such a backbone",
@@ -413,7 +413,7 @@ def check_own_data(user: User) -> None:
     for stage in TRAINING:
         if "mnist" in stage:
             continue
-        path = user.clone.folder / f"models/trained/{stage}.keras"
+        path = user.clone.folder / f"dvc-outs/trained/{stage}.keras"
         assert saved.class_names(path) == CLASSES
         assert saved.load(path).output_shape == (None, 3)
     (output,) = mlflow.MlflowClient().get_run(runs.loc["fine_tune", "run_id"]).outputs.model_outputs

@@ -51,8 +51,8 @@ def test_a_training_leaves_one_model_where_evaluate_finds_it(stage):
     known = DECLARED[stage.partition("@")[0]]
     (out,) = known.get("do", known)["outs"]
     name = stage.replace("@", "_")
-    assert out.replace("${key}", stage.partition("@")[2]) == f"models/trained/{name}.keras"
-    assert "models/trained" in DECLARED["evaluate"]["deps"]
+    assert out.replace("${key}", stage.partition("@")[2]) == f"dvc-outs/trained/{name}.keras"
+    assert "dvc-outs/trained" in DECLARED["evaluate"]["deps"]
 
 
 def test_evaluation_concerns_evaluate_alone():

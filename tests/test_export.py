@@ -155,7 +155,7 @@ def test_an_export_answers_as_the_model_and_the_table_says_how_nearly(
         "output": f"float32, (n, {len(classes)}), the probability of each class",
         "classes": classes,
     }
-    images, labels, *_ = examples.load(Path("data/images/test.npy"), Path("data/images/test.csv"))
+    images, labels, *_ = examples.load(Path("dvc-outs/images/test.npy"), Path("dvc-outs/images/test.csv"))
     model = saved.load(Path("models/champion.keras"))
     expected = architectures.by_class(model.predict(images, verbose=0))
     assert expected.std(axis=0).min() > 0.05  # else any answer would be near
@@ -206,9 +206,9 @@ def test_an_earlier_export_is_replaced_and_nothing_else(project, tmp_path, capsy
         ("onnx --quantize int8", "--quantize int8: only LiteRT has it; add --format litert"),
         ("onnx --out a.tflite", "a.tflite: a file of onnx ends in .onnx; change --out"),
         ("litert --out champion", "champion: a file of litert ends in .tflite; change --out"),
-        ("litert --out data/images/test.npy/a.tflite", "expected a folder there"),
-        ("saved_model --out data/images/test.npy/a", "expected a folder there"),
-        ("saved_model --out data/images/test.npy", "expected a folder there"),
+        ("litert --out dvc-outs/images/test.npy/a.tflite", "expected a folder there"),
+        ("saved_model --out dvc-outs/images/test.npy/a", "expected a folder there"),
+        ("saved_model --out dvc-outs/images/test.npy", "expected a folder there"),
         ("litert --model nothing.keras", "nothing.keras: has no class names"),
     ],
 )
@@ -242,8 +242,8 @@ def test_without_fitting_images_there_is_no_export(projects, tmp_path, capsys, m
     monkeypatch.chdir(tmp_path)
     model = str(projects["two"] / "models/champion.keras")
     _, error = export(capsys, monkeypatch, "litert", "--model", model)
-    assert "data/images/test.npy: does not exist" in error
-    assert "run `dvc repro subset` or `dvc pull data/images`" in error
+    assert "dvc-outs/images/test.npy: does not exist" in error
+    assert "run `dvc repro subset` or `dvc pull dvc-outs/images`" in error
     monkeypatch.chdir(projects["three"])
     _, error = export(capsys, monkeypatch, "litert", "--model", model)
     assert "not the size or the classes of the model" in error
@@ -299,7 +299,7 @@ def test_a_real_backbone(tmp_path):
     top = keras.Model(features, architectures.classifier(flat, 2), name="head")
     model = cached.end_to_end(frozen, top, "mirrored", mirrored=True)
     write_project(tmp_path, model, TWO)
-    images = np.load(tmp_path / "data/images/test.npy")
+    images = np.load(tmp_path / "dvc-outs/images/test.npy")
     expected = architectures.by_class(model.predict(images, verbose=0))
     for arguments, form, tolerance in (KINDS["onnx"], KINDS["int8"]):
         run(tmp_path, *arguments.split())

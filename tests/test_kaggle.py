@@ -136,7 +136,7 @@ def client(kaggle, monkeypatch, tmp_path):
 
 
 def test_the_archive_comes_whole_and_once(client, tmp_path, capfd):
-    out = tmp_path / "data/images.zip.part"
+    out = tmp_path / "dvc-outs/images.zip.part"
     out.parent.mkdir()
     kaggle = params.Data(source="kaggle", path=None)
     few = params.Subset(train=1, validation=1, test=1, max_rejected=0)
@@ -271,7 +271,7 @@ def test_a_killed_stage_goes_on_and_no_secret_is_left(kaggle, empty_clone: Clone
     kaggle.cuts, kaggle.stall = [3 * MEGABYTE // 2], True
     process = start()
     assert kaggle.stalled.wait(120)
-    part = empty_clone.folder / "data/kaggle/dogs-vs-cats.zip"
+    part = empty_clone.folder / "dvc-outs/kaggle/dogs-vs-cats.zip"
     while not part.exists() or part.stat().st_size < MEGABYTE:
         time.sleep(0.05)
     process.kill()
@@ -283,7 +283,7 @@ def test_a_killed_stage_goes_on_and_no_secret_is_left(kaggle, empty_clone: Clone
     second, _ = process.communicate()
     assert process.returncode == 0, second
     assert kaggle.ranges == [None, f"bytes={MEGABYTE}-"]
-    assert (empty_clone.folder / "data/images.zip").read_bytes() == kaggle.content
+    assert (empty_clone.folder / "dvc-outs/images.zip").read_bytes() == kaggle.content
     summary = json.loads((empty_clone.folder / "metrics/download.json").read_text())
     assert summary["source"] == "kaggle"
     assert list(empty_clone.runs()["status"]) == ["FINISHED"]

@@ -178,7 +178,7 @@ def parts(path: str) -> list[str]:
 def test_a_stage_reads_no_data_but_its_deps(watched, declared, stage):
     known = {item.def_path for item in [*declared[stage].deps, *declared[stage].outs]}
     files = watched.query("stage == @stage and kind == 'file'")["what"]
-    data = [path for path in files if path.startswith(("data/", "models/", "metrics/"))]
+    data = [path for path in files if path.startswith(("dvc-outs/", "models/", "metrics/"))]
     assert [path for path in data if not known & set(parts(path))] == []
 
 
@@ -224,7 +224,7 @@ def test_the_champion_is_registered_and_predicts(clone):
     version = mlflow.MlflowClient().get_model_version_by_alias("convnets", "champion")
     assert chosen in version.description
     model = mlflow.pyfunc.load_model("models:/convnets@champion")
-    pixels = np.load(clone.folder / "data/images/test.npy")
+    pixels = np.load(clone.folder / "dvc-outs/images/test.npy")
     answers = model.predict(pixels)
     assert len(answers) == 12
     assert {tuple(answer["probabilities"]) for answer in answers} == {("cat", "dog")}
@@ -302,7 +302,7 @@ def test_a_run_s_pages(clone, ui, page):
         "best_val_accuracy",
         run["tags.dvc_run"],
         run["tags.mlflow.source.git.commit"][:7],
-        "data/views/cut (",
+        "dvc-outs/views/cut (",
     ):
         expect(main).to_contain_text(text)
     page.goto(f"{address}/model-metrics")
@@ -518,11 +518,11 @@ PROBE = """
       - src/convnets/data
       - src/convnets/models
       - src/convnets/training
-      - data/backbone.keras
-      - data/features
-      - data/images
+      - dvc-outs/backbone.keras
+      - dvc-outs/features
+      - dvc-outs/images
     params: [class_weight, epochs, monitor, precision, seed, train_linear_probe]
-    outs: [models/trained/train_linear_probe.keras]
+    outs: [dvc-outs/trained/train_linear_probe.keras]
 """
 PROBE_PARAMS = """
 train_linear_probe:
@@ -574,8 +574,8 @@ def test_a_new_head_is_a_block_and_a_section(clone):
             path.write_text(text)
     # DVC does not see that its stage is gone: its file must go too, as CONTRIBUTING.md says.
     left = clone.run("dvc", "repro", "--single-item", "--force", "evaluate", status=255)
-    assert "models/trained/train_linear_probe.keras: no stage makes it; remove it" in left
-    (clone.folder / "models/trained/train_linear_probe.keras").unlink()
+    assert "dvc-outs/trained/train_linear_probe.keras: no stage makes it; remove it" in left
+    (clone.folder / "dvc-outs/trained/train_linear_probe.keras").unlink()
     assert executed(clone.run("dvc", "repro")) == ["evaluate"]  # never from DVC's run cache
     table = pd.read_csv(metrics / "comparison.csv", index_col="model")
     assert "train_linear_probe" not in table.index

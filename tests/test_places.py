@@ -135,7 +135,7 @@ def disk(tmp_path):
 
 
 def test_a_file_moves_to_another_disk(tmp_path, disk):
-    """`data` may be a mounted disk: `.unfinished` is on another one."""
+    """`dvc-outs` may be a mounted disk: `.unfinished` is on another one."""
     (tmp_path / "x.npy").write_bytes(b"new")
     (disk / "x.npy").write_bytes(b"old")
     with pytest.raises(OSError, match="cross-device"):
@@ -149,21 +149,21 @@ def test_a_file_moves_to_another_disk(tmp_path, disk):
 def test_outs_on_another_disk_beside_files_of_the_system(tmp_path, disk):
     clone = Clone.of_commit(tmp_path / "convnets")
     make_quick(clone)
-    for name in ("data", "models"):
+    for name in ("dvc-outs", "models"):
         for place in (clone.folder / name, disk / name):
             place.mkdir()
         bind = ["mount", "--bind", str(disk / name), str(clone.folder / name)]
         subprocess.run(bind, check=True)
     try:
         clone.run("dvc", "repro", "train_feature_head")
-        assert len(np.load(disk / "data/features/train.npy")) == 16
-        assert (disk / "models/trained/train_feature_head.keras").exists()
+        assert len(np.load(disk / "dvc-outs/features/train.npy")) == 16
+        assert (disk / "dvc-outs/trained/train_feature_head.keras").exists()
         for stray in (".DS_Store", "Thumbs.db", "._train.npy", "desktop.ini"):
-            (clone.folder / "data/images" / stray).write_bytes(b"\0")
+            (clone.folder / "dvc-outs/images" / stray).write_bytes(b"\0")
         status = json.loads(clone.run("dvc", "status", "--json", "train_feature_head"))
         assert set(status) <= {"inputs"}
     finally:
-        for name in ("data", "models"):
+        for name in ("dvc-outs", "models"):
             subprocess.run(["umount", str(clone.folder / name)], check=True)
 
 
@@ -214,7 +214,7 @@ def test_a_changed_file_is_noticed_and_not_answered_from_the_run_cache(empty_clo
         np.savez(folder / "own.npz", **arrays)
 
     def labels() -> set[int]:
-        with np.load(folder / "data/mnist.npz") as digits:
+        with np.load(folder / "dvc-outs/mnist.npz") as digits:
             return set(digits["y_test"].tolist())
 
     own = ("-S", "mnist.source=file", "-S", "mnist.path=own.npz")
@@ -224,7 +224,7 @@ def test_a_changed_file_is_noticed_and_not_answered_from_the_run_cache(empty_clo
         assert labels() == {first}
     assert "Running stage 'download_mnist'" not in empty_clone.run("dvc", "repro", "download_mnist")
     output = empty_clone.run("dvc", "exp", "run", "--temp", "-S", "seed=5", *own, "download_mnist")
-    assert "data/mnist.npz: 20 test images" in output
+    assert "dvc-outs/mnist.npz: 20 test images" in output
 
 
 @pytest.mark.pipeline
@@ -250,21 +250,21 @@ def test_outs_may_be_links_into_the_cache(tmp_path):
     clone.run("dvc", "remote", "add", "-d", "storage", str(tmp_path / "storage"))
     few = [f"-Ssubset.{split}=4" for split in ("train", "validation", "test")]
     clone.run("dvc", "exp", "run", *few, "subset", "download_mnist")
-    assert (clone.folder / "data/images.zip").is_symlink()
+    assert (clone.folder / "dvc-outs/images.zip").is_symlink()
     clone.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "few")
     clone.run("dvc", "push", "--with-deps", "subset", "download_mnist")
     second = Clone(tmp_path / "second")
     subprocess.run(["git", "clone", "-q", clone.folder, second.folder], check=True)
     second.run("dvc", "pull", "--with-deps", "subset", "download_mnist")
-    assert (second.folder / "data/images.zip").is_symlink()
+    assert (second.folder / "dvc-outs/images.zip").is_symlink()
     assert "Running stage 'subset'" not in second.run("dvc", "repro", "subset")
     # Written anew where links into the cache are.
     second.run(
         "dvc", "exp", "run", "-S", "subset.train=5", "-S", "seed=2", "subset", "download_mnist"
     )
-    assert len(np.load(second.folder / "data/images/train.npy")) == 10
+    assert len(np.load(second.folder / "dvc-outs/images/train.npy")) == 10
     clone.run("dvc", "checkout", "subset")
-    assert len(np.load(clone.folder / "data/images/train.npy")) == 8
+    assert len(np.load(clone.folder / "dvc-outs/images/train.npy")) == 8
 
 
 def test_make_says_what_a_folder_without_git_needs(tmp_path):

@@ -46,9 +46,9 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     summary = json.loads((folder / "metrics/subset.json").read_text())
     assert summary["train"] == {"cat": 1000, "dog": 1000}
     assert summary["test"] == {"cat": 200, "dog": 200}
-    features = np.load(folder / "data/features/test.npy", mmap_mode="r")
+    features = np.load(folder / "dvc-outs/features/test.npy", mmap_mode="r")
     assert features.shape == (400, 5, 5, 512)
-    path = folder / "models/trained/train_feature_head.keras"
+    path = folder / "dvc-outs/trained/train_feature_head.keras"
     model, trained = saved.load(path), saved.record(path)
     assert len(trained.history) == 8
     assert trained.history[trained.best - 1]["val_accuracy"] > 0.95
@@ -59,12 +59,12 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     assert metrics.score(tested, trained)["test_accuracy"] >= 0.95
     # The features may be in bfloat16. The float32 model from pixels agrees with them.
     rows = np.arange(0, 400, 10)
-    pixels = np.load(folder / "data/images/test.npy", mmap_mode="r")[rows]
+    pixels = np.load(folder / "dvc-outs/images/test.npy", mmap_mode="r")[rows]
     difference = np.abs(model.predict(pixels, verbose=0) - cached[rows])
     assert np.median(difference) < 0.01
     assert (difference > 0.5).sum() <= 1
 
-    assert len(saved.record(folder / "models/trained/train_scratch.keras").history) == 1
+    assert len(saved.record(folder / "dvc-outs/trained/train_scratch.keras").history) == 1
 
 
 def test_a_backbone_of_a_file_knows_cats_from_dogs(shared):

@@ -26,7 +26,7 @@ def results(classes: list[str], right: bool = False) -> scores.Results:
     trained, tested, validated = {}, {}, {}
     for stage in TRAINING:
         name = stage.replace("@", "_")
-        digits = {"labels": "data/mnist.npz"} if "--digits" in command(stage) else {}
+        digits = {"labels": "dvc-outs/mnist.npz"} if "--digits" in command(stage) else {}
         part = {} if "stages.train_convnet" in command(stage) else {"part": "head"}
         of_classes = list("0123456789") if digits else classes
         book = {"book": 0.9, "book_split": "validation"} if name == "train_feature_head" else {}

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.pipeline
 
 # What must be the same, and the line after which a stage is well under way.
 STAGES = {
-    "extract_features": (["data/features"], "extract "),
-    "extract_views": (["data/views"], "extract "),
-    "train_augmented": (["models/trained/train_augmented.keras"], "epoch"),
-    "train_augmented_head": (["models/trained/train_augmented_head.keras"], "epoch"),
-    "fine_tune": (["models/trained/fine_tune.keras"], "epoch"),
+    "extract_features": (["dvc-outs/features"], "extract "),
+    "extract_views": (["dvc-outs/views"], "extract "),
+    "train_augmented": (["dvc-outs/trained/train_augmented.keras"], "epoch"),
+    "train_augmented_head": (["dvc-outs/trained/train_augmented_head.keras"], "epoch"),
+    "fine_tune": (["dvc-outs/trained/fine_tune.keras"], "epoch"),
 }
 EPOCHS = 8
 # What one of those needs.
@@ -108,13 +108,13 @@ def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
 
 
 def test_a_killed_subset_goes_on(clone):
-    whole = contents(clone, ["data/images"])
+    whole = contents(clone, ["dvc-outs/images"])
     process = start(clone, "subset")
     assert next((line for line in process.stdout if line.startswith("decode: ")), None)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert "decode: resuming after" in clone.run(*command("subset"))
-    assert contents(clone, ["data/images"]) == whole
+    assert contents(clone, ["dvc-outs/images"]) == whole
     assert not unfinished(clone, "subset")
 
 

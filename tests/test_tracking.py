@@ -28,7 +28,7 @@ from tests.commands import ROOT, Clone, answers, free_port, holding, record, ser
 DIGITS = Examples(
     np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1)).astype("uint8"),
     np.arange(40) % 10,
-    Path("data/mnist.npz"),
+    Path("dvc-outs/mnist.npz"),
 )
 HOW = Training(epochs=3, batch_size=20, optimizer="rmsprop", learning_rate=1e-3)
 CLASSES = [str(digit) for digit in range(10)]
@@ -41,7 +41,7 @@ def project(tmp_path, monkeypatch, request) -> Path:
     """A clone that can run the digits' stages."""
     folder = Clone.of_commit(tmp_path / "project").folder
     (folder / "data").mkdir()
-    (folder / "data/mnist.npz").write_bytes(b"digits")
+    (folder / "dvc-outs/mnist.npz").write_bytes(b"digits")
     monkeypatch.chdir(folder)
     for name in (*store.SETTINGS, "MLFLOW_TRACKING_URI", "DVC_ROOT", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(name, raising=False)
@@ -174,7 +174,7 @@ def is_whole(uri: str, experiment: str, model: keras.Model) -> str:
     paths |= {item.path for item in client.list_artifacts(run_id, "curves")}
     assert {"late.png", "digits.csv", "curves/loss.png", "curves/accuracy.png"} <= paths
     (dataset,) = run.inputs.dataset_inputs
-    assert dataset.dataset.name == "data/mnist"
+    assert dataset.dataset.name == "dvc-outs/mnist"
     (output,) = run.outputs.model_outputs
     assert client.get_logged_model(output.model_id).name == "train_mnist"
     version = client.get_model_version_by_alias("convnets", "champion")
@@ -413,7 +413,7 @@ def test_the_stages_of_one_dvc_command_have_its_start_in_common(tmp_path):
 
 DEFECTS = {
     "a wrong dataset": (
-        lambda run: run.dataset(Path("data/images/train.npy"), "train"),
+        lambda run: run.dataset(Path("dvc-outs/images/train.npy"), "train"),
         InputError,
     ),
     "a dataset that is not there": (
@@ -461,7 +461,7 @@ def test_another_command_does_not_resume(project):
 
 
 def test_a_missing_dep_is_one_line(project):
-    Path("data/mnist.npz").unlink()
+    Path("dvc-outs/mnist.npz").unlink()
     with pytest.raises(InputError, match=r"mnist\.npz: does not exist; run `dvc repro train_mn"):
         declared.of("train_mnist@max_pooling")
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from convnets.data import npy
 
-IMAGES = Path("data/images")  # a `.npy` and a `.csv` for each split
+IMAGES = Path("dvc-outs/images")  # a `.npy` and a `.csv` for each split
 
 
 class Examples(NamedTuple):

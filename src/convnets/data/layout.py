@@ -62,7 +62,7 @@ class Image(NamedTuple):
     split: str | None = None  # train, validation or test, where folders say so
 
 
-LISTING = Path("data/images.json")  # the layout of the pipeline's images
+LISTING = Path("dvc-outs/images.json")  # the layout of the pipeline's images
 
 
 class Layout(NamedTuple):

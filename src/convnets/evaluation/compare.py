@@ -159,7 +159,7 @@ def _current(repo: Any, deps: Deps) -> bool:
             now = code[dep.fs_path]
         elif made[0].fs_path == dep.fs_path:
             now = made[0].hash_info
-        else:  # such as models/trained, of which each stage makes one file
+        else:  # such as dvc-outs/trained, of which each stage makes one file
             whole = Tree()  # type: ignore[no-untyped-call]
             for out in made:
                 whole.add(out.fs.relparts(out.fs_path, dep.fs_path), None, out.hash_info)

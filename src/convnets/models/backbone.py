@@ -17,7 +17,7 @@ from convnets.base.console import InputError
 from convnets.base.params import Backbone
 from convnets.models import internals, saved
 
-FILE = Path("data/backbone.keras")
+FILE = Path("dvc-outs/backbone.keras")
 SAMPLE = Path(__file__).with_name("sample.npz")  # made by `python -m pretraining`
 
 

@@ -139,7 +139,7 @@ def _images(
     except FileNotFoundError as error:
         raise InputError(
             f"{error.filename}: does not exist, and the export is checked with these images; run "
-            "`dvc repro subset` or `dvc pull data/images`"
+            "`dvc repro subset` or `dvc pull dvc-outs/images`"
         ) from error
     if given.inputs.shape[1:] != model.input_shape[1:] or known != classes:
         raise InputError(

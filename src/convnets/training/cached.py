@@ -15,7 +15,7 @@ from convnets.models.saved import Identity, Record
 from convnets.tracking.run import Run
 from convnets.training.fit import Fitted, publish
 
-FEATURES, VIEWS = Path("data/features"), Path("data/views")
+FEATURES, VIEWS = Path("dvc-outs/features"), Path("dvc-outs/views")
 MIRRORED = "_mirrored"  # the suffix of a file with the features of mirror images
 
 

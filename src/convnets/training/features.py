@@ -143,7 +143,7 @@ def write_views(
         )
     if needed > free:
         raise InputError(
-            f"data/views: {needed / 1e9:.2f} GB needed, the disk has {free / 1e9:.2f} GB free; "
+            f"dvc-outs/views: {needed / 1e9:.2f} GB needed, the disk has {free / 1e9:.2f} GB free; "
             "free some space or lower views.count"
         )
     per_batch = max(1, BATCH // views.count)

@@ -28,7 +28,7 @@ from convnets.tracking.run import Run
 from convnets.training import batches
 
 plt.switch_backend("Agg")  # curves go into files and need no screen
-MODELS = Path("models/trained")
+MODELS = Path("dvc-outs/trained")
 BLUE, RED = "#4c86c6", "#e0555a"  # legible on white and on black
 
 
