@@ -51,6 +51,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Split = Literal["train", "validation", "test"]
+
+
+class Columns(Section):
+    """The columns of a table of labels, by their names in its first row."""
+
+    file: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+
 class Data(Section):
     """Where the images come from, and how they are laid out."""
 
@@ -59,6 +70,9 @@ class Data(Section):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     layout: Literal["auto", "classes", "splits", "numbered", "table"] = "auto"
     labels: str | None = None
+    columns: Columns | None = None  # of the table
+    pattern: str | None = None  # the parts of a path, such as {split}/{class}/**
+    splits: dict[str, Split] | None = None  # which words mean which split
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> "Data":
@@ -84,6 +98,7 @@ class Subset(Section):
     validation: Amount
     test: Amount
     group: Annotated[str, AfterValidator(_pattern)] | None = None
+    minimum: Count | None = None  # of a class; rarer classes are left out
     duplicates: Literal["report", "drop"] = "report"
     max_rejected: Share
 
@@ -100,6 +115,7 @@ class Backbone(Section):
 class Augmentation(Section):
     """The book's random flip, rotation and zoom (listing 8.14), contrast and brightness."""
 
+    flip: Literal["horizontal", "none"] = "horizontal"
     rotation: Annotated[float, Field(ge=0, le=0.5)]
     zoom: Share
     contrast: Share
