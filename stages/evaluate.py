@@ -6,6 +6,7 @@ from convnets.base import console, params
 from convnets.data import npy, page
 from convnets.data.examples import IMAGES
 from convnets.evaluation import figures, report, scores
+from convnets.tracking import git
 from convnets.tracking.run import recorded
 from convnets.training import augmentation
 from convnets.training.fit import MODELS
@@ -47,6 +48,8 @@ def main() -> None:
         )
     console.say(results.table.round(4).to_string())
     console.say(f"champion, by validation: {results.champion}; see metrics/report.html")
+    if told := git.no_branch():  # at the end too, where it is read
+        console.say(told)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,21 @@ def sync(_: argparse.Namespace) -> None:
     sync()
 
 
+def clean(_: argparse.Namespace) -> None:
+    from convnets.tracking import outs
+
+    left, removed = outs.clean()
+    console.say(f"{len(removed):,} files removed")
+    for path in left:
+        console.say(f"{console.printable(str(path))}: not made by the pipeline; it stays")
+
+
 def inspect(arguments: argparse.Namespace) -> None:
     from convnets.data import inspection
+    from convnets.tracking import outs
 
+    for path in filter(None, (arguments.path, arguments.labels)):
+        outs.refuse(Path(path).expanduser())
     seen = inspection.inspect(arguments.path, arguments.layout, arguments.labels)
     console.say(inspection.show(seen, arguments.format))
 
@@ -79,6 +91,10 @@ def main() -> None:
     about = "record in MLflow the runs that it missed while its server was down"
     command = commands.add_parser("sync", help=about, description=about)
     command.set_defaults(run=sync)
+
+    about = "remove the outs, but nothing that the pipeline did not make"
+    command = commands.add_parser("clean", help=about, description=about)
+    command.set_defaults(run=clean)
 
     about = "compare experiments over their seeds: which differences are more than chance"
     command = commands.add_parser("compare", help=about, description=about)

@@ -5,8 +5,19 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import psutil
+
 from convnets.base.cluster import installed
 from convnets.base.console import InputError
+
+
+def command() -> psutil.Process:
+    """Return the `dvc` command above this process, or else this process."""
+    for above in psutil.Process().parents():
+        words = above.as_dict(["cmdline"], ad_value=[])["cmdline"]
+        if any(Path(word).stem == "dvc" for word in words[:3]):  # the script, or python -m dvc
+            return above
+    return psutil.Process()
 
 
 class Declared(NamedTuple):
