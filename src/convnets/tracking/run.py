@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-import psutil
+from filelock import FileLock, Timeout
 
 from convnets.base import files
 from convnets.base.console import InputError, public, say
@@ -354,6 +354,30 @@ def _log_model(path: Path, name: str, classes: list[str]) -> str:
 
 
 @contextmanager
+def _alone(stage: str) -> Iterator[None]:
+    """Keep the folder of an unfinished stage for this process alone, until it ends.
+
+    A stage lives on after `kill -9` of the `dvc` that began it.
+
+    Raises:
+        InputError: another process works there.
+    """
+    UNFINISHED.mkdir(exist_ok=True)
+    lock, owner = FileLock(UNFINISHED / f"{stage}.lock"), UNFINISHED / f"{stage}.pid"
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        pid = owner.read_text() if owner.exists() else "another"
+        raise InputError(
+            f"{stage}: process {pid} is still at work on it, since only the dvc that began it was "
+            f"stopped; let it end, or stop it with `kill {pid}`, then run this again to go on"
+        ) from error
+    with lock:
+        owner.write_text(str(os.getpid()))
+        yield
+
+
+@contextmanager
 def recorded(stage: str) -> Iterator[Run]:
     """Record a stage as an MLflow run, with the params and deps that `dvc.yaml` declares for it.
 
@@ -368,26 +392,27 @@ def recorded(stage: str) -> Iterator[Run]:
     say(f"{stage}: {known.description}")
     key = known.key()
     unfinished = UNFINISHED / stage / key
-    for other in unfinished.parent.glob("*/"):
-        if other != unfinished:
-            shutil.rmtree(other)
-    unfinished.mkdir(parents=True, exist_ok=True)
-    tags = {
-        "stage": stage,
-        "dvc_exp_name": os.environ.get("DVC_EXP_NAME") or "workspace",
-        "dvc_run": dvc_run(),
-        "deps_hash": key,
-        "mlflow.note.content": known.description,
-    }
-    recorder = Run(stage, unfinished, tags, known)
-    recorder.attempt(lambda: None)
-    try:
-        yield recorder
-    except BaseException as error:
-        recorder.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    recorder.end("FINISHED")
-    shutil.rmtree(unfinished.parent)
+    with _alone(stage):
+        for other in unfinished.parent.glob("*/"):
+            if other != unfinished:
+                shutil.rmtree(other)
+        unfinished.mkdir(parents=True, exist_ok=True)
+        tags = {
+            "stage": stage,
+            "dvc_exp_name": os.environ.get("DVC_EXP_NAME") or "workspace",
+            "dvc_run": dvc_run(),
+            "deps_hash": key,
+            "mlflow.note.content": known.description,
+        }
+        recorder = Run(stage, unfinished, tags, known)
+        recorder.attempt(lambda: None)
+        try:
+            yield recorder
+        except BaseException as error:
+            recorder.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        recorder.end("FINISHED")
+        shutil.rmtree(unfinished.parent)
 
 
 def dvc_run() -> str:
@@ -395,10 +420,4 @@ def dvc_run() -> str:
 
     All stages of one `dvc repro` or one experiment share it.
     """
-    process = psutil.Process()
-    for above in process.parents():
-        words = above.as_dict(["cmdline"], ad_value=[])["cmdline"]
-        if any(Path(word).stem == "dvc" for word in words[:3]):  # the script, or python -m dvc
-            process = above
-            break
-    return f"{datetime.fromtimestamp(process.create_time(), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{datetime.fromtimestamp(declared.command().create_time(), UTC):%Y-%m-%dT%H:%M:%SZ}"
