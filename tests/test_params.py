@@ -99,6 +99,11 @@ def test_the_full_preset_is_the_book_s_on_all_photographs(root):
         ),
         ({"augmentation.zom": 0}, "augmentation.zom: unknown key; did you mean zoom?"),
         ({"augmentation.contrast": 1}, "augmentation.contrast: input should be less than 1"),
+        ({"data.path": "/photos"}, "add -S data.source=folder"),
+        ({"data.path": "/photos.ZIP"}, "add -S data.source=archive"),
+        ({"data.path": "https://host/a"}, "add -S data.source=url"),
+        ({"data.path": "a", "data.source": "kaggle"}, "source is kaggle"),
+        ({"mnist.path": "mnist.npz"}, "set source to file"),
     ],
 )
 def test_what_is_wrong_is_named(write, changes, expected):
@@ -120,12 +125,36 @@ def test_numbers_as_dvc_writes_them(write):
     assert params.load(write({"fine_tune.learning_rate": "1e-05"})).fine_tune.learning_rate == 1e-5
 
 
-@pytest.mark.parametrize("content", ["a: [1", "", "- 1", "\udcff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("a: [1", "", "- 1", "\udcff", "\0", "seed: 2026-99-99", "seed: !!timestamp x"),
+        *("seed: !!binary aaa", f"seed: {'9' * 5000}", f"seed: {'[' * 5000}", "? [a]\n: 1"),
+        "seed: !!python/object/apply:os.system [id]",
+    ],
+    ids=lambda content: content[:12],
+)
 def test_what_is_no_params_file(tmp_path, content):
     path = tmp_path / "params.yaml"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=r"params\.yaml"):
         params.load(path)
+
+
+def test_a_message_is_short_whatever_it_quotes(root, tmp_path):
+    """A value may be a megabyte of text, or a few lines that stand for gigabytes."""
+    text = (root / "params.yaml").read_text()
+    levels = "".join(f"train_{n}: &{n} [{f'*{n - 1}, ' * 9 if n else 'x'}]\n" for n in range(9))
+    for changed in (
+        text.replace("source: sample", f"source: {'x' * 10**6}"),
+        f"{levels}{text.replace('seed: 1337', 'seed: *8')}",
+        text + "".join(f"train_{number}: 1\n" for number in range(1000)),
+    ):
+        path = tmp_path / "params.yaml"
+        path.write_text(changed)
+        with pytest.raises(InputError) as caught:
+            params.load(path)
+        assert len(str(caught.value)) < 5000
 
 
 def test_a_stage_gets_its_own_section_with_the_epochs_of_all(write):

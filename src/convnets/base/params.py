@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -21,6 +22,9 @@ from pydantic import (
 
 from convnets.base.console import InputError
 
+LONGEST, PROBLEMS = 200, 20  # characters of a value, and problems, that a message has at most
+_quote = reprlib.Repr()
+_quote.maxstring, _quote.maxother, _quote.maxlevel = LONGEST, LONGEST, 2
 Count = Annotated[int, Field(ge=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -78,6 +82,13 @@ class Data(Section):
     def _keys_fit_the_source(self) -> "Data":
         if self.source in ("archive", "folder", "url") and not self.path:
             raise ValueError(f"path must name the {self.source} when source is {self.source}")
+        if self.path and self.source in ("sample", "kaggle"):
+            archive = re.search(r"\.(zip|tar|tgz|tar\.\w+)$", self.path, re.IGNORECASE)
+            meant = "url" if "://" in self.path else "archive" if archive else "folder"
+            raise ValueError(
+                f"path is given, but source is {self.source}, which would be used instead; add "
+                f"-S data.source={meant}, or set path to null"
+            )
         if (self.source == "url") != bool(re.match("https?://", self.path or "", re.IGNORECASE)):
             raise ValueError("a path with http:// or https:// needs source url, others do not")
         if self.sha256 and self.source != "url":
@@ -187,6 +198,8 @@ class Mnist(Section):
     def _path_where_needed(self) -> "Mnist":
         if self.source == "file" and not self.path:
             raise ValueError("path must name an mnist.npz when source is file")
+        if self.source != "file" and self.path:
+            raise ValueError(f"path is given, but source is {self.source}; set source to file")
         return self
 
 
@@ -268,14 +281,17 @@ def load(path: str | Path = "params.yaml") -> Params:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; run from the project's root") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
+    except Exception as error:  # a date such as 2026-99-99 or deep nesting has its own kind
+        detail = " ".join(str(error).split())[:LONGEST]
         raise InputError(f"{path}: not valid YAML ({detail}); correct it") from error
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_explain(dict(problem)) for problem in error.errors())
-        raise InputError(f"{path}: {problems}") from error
+        found = error.errors()
+        problems = [_explain(dict(problem)) for problem in found[:PROBLEMS]]
+        if len(found) > PROBLEMS:
+            problems.append(f"and {len(found) - PROBLEMS:,} more")
+        raise InputError(f"{path}: {'; '.join(problems)}") from error
 
 
 def _explain(problem: dict[str, Any]) -> str:
@@ -300,7 +316,7 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"{name}: {message}; add it"
     given = problem["input"]
     # A section may hold an address with a password in it.
-    return f"{name}: {message}" + ("" if isinstance(given, dict) else f", not {given!r}")
+    return f"{name}: {message}" + ("" if isinstance(given, dict) else f", not {_quote.repr(given)}")
 
 
 def _hint(key: object, known: Iterable[str]) -> str:
