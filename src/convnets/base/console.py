@@ -3,11 +3,13 @@
 import ctypes
 import errno
 import gc
+import getpass
 import logging
 import os
 import select
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.abc import MetaPathFinder
@@ -27,6 +29,12 @@ from rich.progress import (
 
 T = TypeVar("T")
 _hushed = ExitStack()
+# Figures go into files. A notebook's setting may name a backend that is not installed here.
+os.environ["MPLBACKEND"] = "Agg"
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # as in a container with `--user 12345`: libraries ask for a name
+    os.environ["USER"] = "user"
 # Keras and TensorFlow import these if they are there, for parts that nothing here uses. They are a
 # third of the time that Keras takes. Who needs one imports it: later, or before.
 OPTIONAL = ("matplotlib", "pandas", "scipy", "sklearn")
@@ -180,10 +188,13 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
+        if "No usable temporary directory" in str(error):
+            _fail("no temporary folder can be written; free some space, or set TMPDIR to one")
         if error.errno not in REMEDIES:
             raise
         problem, remedy = os.strerror(error.errno), REMEDIES[error.errno]
-        _fail(f"{error.filename or Path.cwd()}: {problem}; {remedy}")
+        place = error.filename or f"{Path.cwd()} or {tempfile.gettempdir()}"
+        _fail(f"{place}: {problem}; {remedy}")
     except MemoryError:
         _fail("not enough memory; close programs or take fewer, smaller images")
     except KeyboardInterrupt:

@@ -39,16 +39,22 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
+# In a notebook or a job of MLflow's, these name a run or a model of somebody else's. A stage has
+# its own, and would write into that one.
+FOREIGN = ("MLFLOW_RUN_ID", "MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_EXPERIMENT_ID")
+
 
 def quieten() -> None:
-    """Silence MLflow's notes, and limit how long it waits for a server.
+    """Silence MLflow's notes, limit how long it waits for a server, and let it begin its own runs.
 
-    The user's own environment variables take precedence.
+    Otherwise, the user's own environment variables take precedence.
     """
     import mlflow  # noqa: F401  # sets its own log level on import
 
     for package in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(package).setLevel(logging.ERROR)
+    for name in FOREIGN:
+        os.environ.pop(name, None)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
 

@@ -38,8 +38,11 @@ def sync() -> None:
     """Record the contents of all local stores in the tracking store.
 
     Raises:
-        InputError: the tracking store fails. Runs that are not fully copied are kept.
+        InputError: this is no folder of the project, or the tracking store fails. Runs that are not
+            fully copied are kept.
     """
+    if not (files.root() / "dvc.yaml").exists():
+        raise InputError(f"{Path.cwd()}: not in the project; run it in the project's folder")
     store.quieten()
     local = []
     for folder in store.unrecorded().glob("*"):

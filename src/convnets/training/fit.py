@@ -27,7 +27,6 @@ from convnets.models.saved import Record, best_epoch
 from convnets.tracking.run import Run
 from convnets.training import batches
 
-plt.switch_backend("Agg")  # curves go into files and need no screen
 MODELS = Path("dvc-outs/trained")
 BLUE, RED = "#4c86c6", "#e0555a"  # legible on white and on black
 
