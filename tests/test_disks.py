@@ -114,7 +114,9 @@ def test_a_full_disk(disk, archive, capsys, name):
 
     line = told(work, capsys)
     if name in ("copy.zip", "own.zip", "images"):  # the size is known before
-        assert re.search(rf"{disk}: \d\.\d MB are needed, but 0\.[012] MB can be used .* free ", line)
+        assert re.search(
+            rf"{disk}: \d\.\d MB are needed, but 0\.[012] MB can be used .* free ", line
+        )
     else:
         assert line.startswith(f"error: {out}: No space left on device; free ")
     assert {path.name: path.read_text() for path in disk.iterdir()} == {"earlier": "as it was"}

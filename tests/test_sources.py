@@ -1,6 +1,5 @@
 """External archives and images, honest and hostile, and the subset made from them."""
 
-import copy
 import io
 import os
 import stat

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from posixpath import dirname, join, normpath
 from tempfile import TemporaryFile, gettempdir
@@ -20,7 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from convnets.base import files
 from convnets.base.console import REMEDIES, InputError, printable, progress, say
-from convnets.data import layout
+from convnets.data import images, layout
 from convnets.data.images import ImageError
 from convnets.data.layout import Files, encoding_of
 
@@ -86,11 +87,11 @@ class _Member(NamedTuple):
     open: Callable[[], Any]
     step: int = CHUNK  # bytes to read at a time
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self, most: int = -1) -> Iterator[bytes]:
         with self.open() as file:
             if self.step == SMALL:
                 file.MIN_READ_SIZE = SMALL
-            yield from iter(partial(file.read, self.step), b"")
+            yield from iter(partial(file.read, self.step if most < 0 else most), b"")
 
 
 class _Entry(NamedTuple):
@@ -121,11 +122,12 @@ class _Listing:
         taken = name in self.members or name in self.skipped
         self.skipped[f"{name} ({len(self.skipped)})" if taken else name] = why
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = -1) -> bytes:
         if name not in self.members:
             raise ImageError("missing: it could not be read before")
         try:
-            return b"".join(self.members[name].chunks())
+            chunks = self.members[name].chunks(most)
+            return b"".join(chunks) if most < 0 else next(chunks, b"")
         except Exception as error:  # whatever a library raises on damaged bytes
             raise ImageError(f"damaged in the archive: {_told(error)}") from error
 
@@ -138,20 +140,30 @@ class _Spool:
         self.stack = stack
         self.zip: zipfile.ZipFile | None = None
 
-    def copy(self, member: _Member, out: IO[bytes]) -> None:
-        files.room(self.folder / "unpacked", member.size)
+    def copy(self, size: int, chunks: Iterable[bytes], out: IO[bytes]) -> None:
+        files.room(self.folder / "unpacked", size)
         with _library():
-            for chunk in member.chunks():
+            for chunk in chunks:
                 out.write(chunk)
 
-    def keep(self, member: _Member) -> _Member:
-        """Copy a file; return it as it can be read later."""
+    def keep(self, name: str, member: _Member) -> _Member:
+        """Copy a file, if it is wanted; return it as it can be read later."""
+        with _library():
+            chunks = member.chunks()
+            first = next(chunks, b"")
+        starts = (start for start, *_ in images.FORMATS.values())
+        if not (
+            ARCHIVE.search(name)
+            or name not in layout.sort_out([name])[2]
+            or any(re.match(start, first, re.DOTALL) for start in starts)
+        ):
+            return member
         if self.zip is None:
             file = self.stack.enter_context(TemporaryFile(dir=self.folder))  # noqa: SIM115
             self.zip = self.stack.enter_context(zipfile.ZipFile(file, "w"))
         info = zipfile.ZipInfo(str(len(self.zip.filelist)))
         with self.zip.open(info, "w", force_zip64=True) as out:
-            self.copy(member, out)
+            self.copy(member.size, chain([first], chunks), out)
         return _Member(info.file_size, partial(self.zip.open, info))
 
 
@@ -244,17 +256,18 @@ def _listed(entries: Iterable[_Entry], spool: _Spool | None = None) -> _Listing:
     known: set[str] = set()  # folders with something in them
     for entry in entries:
         name, why = _checked(entry)
-        if why:
+        if why and (entry.member or entry.link or entry.why):  # else a folder
             listing.skip(name, why)
         elif entry.member is not None:
             links.pop(name, None)
-            kept = spool.keep(entry.member) if spool and _wanted(name) else entry.member
+            fits = entry.member.size <= MAX_MEMBER_BYTES or ARCHIVE.search(name)
+            kept = spool.keep(name, entry.member) if spool and fits else entry.member
             listing.add(name, kept)
         elif entry.link in listing.members:  # at once: a chain of them costs nothing
             listing.add(name, listing.members[entry.link])
         elif entry.link:
             links[name] = entry.link
-        elif name:
+        elif name and not why:
             folders.add(name)
         while (name := name.rpartition("/")[0]) and name not in known:
             known.add(name)
@@ -283,10 +296,6 @@ def _checked(entry: _Entry) -> tuple[str, str]:
     if entry.member and entry.member.size > MAX_MEMBER_BYTES and layout.sort_out([name])[0]:
         return name, f"larger than {MAX_MEMBER_BYTES:,} bytes"
     return name, entry.why
-
-
-def _wanted(name: str) -> bool:
-    return bool(ARCHIVE.search(name)) or not layout.sort_out([name])[2]
 
 
 def _is_text(raw: bytes) -> bool:
@@ -338,7 +347,7 @@ def _open_nested(listing: _Listing, spool: _Spool, depth: int) -> None:
             if depth > NESTED:
                 raise InputError(f"more than {NESTED} archives in one another; unpack it")
             with TemporaryFile(dir=spool.folder) as file:  # a file in a zip cannot be sought in
-                spool.copy(member, file)
+                spool.copy(member.size, member.chunks(), file)
                 inner[name] = _archive(file, spool)
                 _open_nested(inner[name], spool, depth + 1)
         except _NoArchiveError:
@@ -373,15 +382,16 @@ def _above(name: str, found: _Listing) -> str:
 def _archive(file: IO[bytes], spool: _Spool, in_place: bool = False) -> _Listing:
     """Return what is in an archive. A zip can be read in place, as long as it is open."""
     with _library():
+        file.seek(0)
         start = file.read(tarfile.BLOCKSIZE)
         file.seek(0)
         stream: Any = next(
             (each(file) for magic, each in COMPRESSED if start.startswith(magic)), file
         )
         tar = _is_tar(stream.read(tarfile.BLOCKSIZE))
-        stream.seek(0)
-        zipped = stream is file and (start.startswith(b"PK\3\4") or zipfile.is_zipfile(file))
+        zipped = start.startswith(b"PK\3\4") or (stream is file and zipfile.is_zipfile(file))
     if tar:
+        stream.seek(0)
         return _listed(_tar(stream), spool)
     if zipped:
         return _listed(_zip(file), None if in_place else spool)
@@ -397,8 +407,8 @@ def _archive(file: IO[bytes], spool: _Spool, in_place: bool = False) -> _Listing
 
 def _is_tar(block: bytes) -> bool:
     try:
-        _Header.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.TarError:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
         return False
     return True
 
