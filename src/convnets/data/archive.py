@@ -200,7 +200,8 @@ def opened(path: Path) -> Iterator[Files]:
 
 def names(folder: Path) -> list[str]:
     """Return the files of a folder, as they are on the disk: archives are files."""
-    return list(_listed(_folder(folder)).members)
+    found = (entry.name for entry in _folder(folder) if entry.member and not _checked(entry)[1])
+    return [name for name in found if _is_text(os.fsencode(name))]
 
 
 def pack(source: Files, names: Collection[str], out: Path) -> None:
@@ -291,6 +292,8 @@ def _checked(entry: _Entry) -> tuple[str, str]:
     name = "/".join(parts)
     if ".." in parts:
         raise InputError(f"member {name!r} points outside the archive; use another archive")
+    if not parts and entry.member:
+        return name, "it has no name"
     if any(part.startswith(".") or part.lower() in SYSTEM for part in parts):
         return name, "hidden or a system's"
     if entry.member and entry.member.size > MAX_MEMBER_BYTES and layout.sort_out([name])[0]:
@@ -316,23 +319,20 @@ def _texts(raw: list[bytes]) -> list[str | None]:
 
 
 def _decoded(listing: _Listing) -> _Listing:
-    """Return a listing whose names are text. A tar does not say how its names are encoded."""
+    """Make the names of a listing text. Neither a tar nor a disk says how they are encoded."""
     given = [*listing.members, *listing.skipped, *listing.empty]
     raw = [name.encode(errors="surrogateescape") for name in given]
-    if all(map(_is_text, raw)):
-        return listing
-    texts, decoded = dict(zip(given, _texts(raw), strict=True)), _Listing()
-    shown = dict(zip(given, (name.decode(errors="backslashreplace") for name in raw), strict=True))
-    for name, member in listing.members.items():
-        text = texts[name]
-        if text is None:
-            decoded.skip(shown[name], NOT_TEXT)
-        else:
-            decoded.add(text, member)
-    for name, why in listing.skipped.items():
-        decoded.skip(texts[name] or shown[name], why)
-    decoded.empty = {texts[name] or shown[name] for name in listing.empty}
-    return decoded
+    if not all(map(_is_text, raw)):
+        found = dict(zip(given, _texts(raw), strict=True))
+        for name in [name for name in listing.members if found[name] is None]:
+            del listing.members[name]
+            listing.skipped[name] = NOT_TEXT
+        shown = (name.decode(errors="backslashreplace") for name in raw)
+        texts = {name: found[name] or told for name, told in zip(given, shown, strict=True)}
+        listing.members = {texts[name]: member for name, member in listing.members.items()}
+        listing.skipped = {texts[name]: why for name, why in listing.skipped.items()}
+        listing.empty = {texts[name] for name in listing.empty}
+    return listing
 
 
 def _open_nested(listing: _Listing, spool: _Spool, depth: int) -> None:
@@ -372,11 +372,10 @@ def _above(name: str, found: _Listing) -> str:
     """
     folder, slash, file = name.rpartition("/")
     stem = ARCHIVE.sub("", file)
-    tops = {each.rpartition("/")[0].partition("/")[0] for each in layout.sort_out(found.members)[0]}
-    top = tops.pop() if len(tops) == 1 else ""
-    if top and re.match(rf"{re.escape(top)}(?![^\W\d_])", stem, re.IGNORECASE):
-        return folder + slash
-    return f"{folder}{slash}{stem}/"
+    pictures = layout.sort_out(found.members)[0]
+    tops = {re.escape(each[: each.find("/") + 1].rstrip("/")) or "$" for each in pictures}
+    same = len(tops) == 1 and re.match(rf"{tops.pop()}(?![^\W\d_])", stem, re.IGNORECASE)
+    return folder + slash if same else f"{folder}{slash}{stem}/"
 
 
 def _archive(file: IO[bytes], spool: _Spool, in_place: bool = False) -> _Listing:
@@ -385,9 +384,8 @@ def _archive(file: IO[bytes], spool: _Spool, in_place: bool = False) -> _Listing
         file.seek(0)
         start = file.read(tarfile.BLOCKSIZE)
         file.seek(0)
-        stream: Any = next(
-            (each(file) for magic, each in COMPRESSED if start.startswith(magic)), file
-        )
+        opens = (each for magic, each in COMPRESSED if start.startswith(magic))
+        stream: Any = next((each(file) for each in opens), file)
         tar = _is_tar(stream.read(tarfile.BLOCKSIZE))
         zipped = start.startswith(b"PK\3\4") or (stream is file and zipfile.is_zipfile(file))
     if tar:
@@ -463,7 +461,7 @@ def _zip(file: Any) -> Iterator[_Entry]:
             member = _Member(
                 info.file_size, partial(container.open, info), SMALL if slow else CHUNK
             )
-            yield _Entry(name, member, why="" if name else "it has no name")
+            yield _Entry(name, member)
 
 
 def _folder(folder: Path) -> Iterator[_Entry]:
@@ -482,23 +480,16 @@ def _folder(folder: Path) -> Iterator[_Entry]:
             yield _Entry(above)
         for entry in sorted(os.scandir(folder / above), key=lambda entry: entry.name):
             name = f"{above}/{entry.name}" if above else entry.name
-            if not _is_text(os.fsencode(name)):
-                shown = os.fsencode(name).decode(errors="backslashreplace")
-                yield _Entry(shown, why=NOT_TEXT)
-                continue
-            if _checked(_Entry(name))[1]:  # it may not be readable
-                yield _Entry(name, why="passed over")
-                continue
+            why = _checked(_Entry(name))[1]  # of a system's folder: it may not be readable
             try:
-                found = entry.stat()
+                found = None if why else entry.stat()
             except PermissionError:
                 raise
             except OSError:
-                yield _Entry(name, why="a link that leads nowhere")
-                continue
-            if stat.S_ISDIR(found.st_mode):
+                found, why = None, "a link that leads nowhere"
+            if found and stat.S_ISDIR(found.st_mode):
                 (links if entry.is_symlink() else todo).append(name)
-            elif stat.S_ISREG(found.st_mode):
+            elif found and stat.S_ISREG(found.st_mode):
                 yield _Entry(name, _Member(found.st_size, partial(open, entry.path, "rb")))
             else:
-                yield _Entry(name, why="not a file")
+                yield _Entry(name, why=why or "not a file")
