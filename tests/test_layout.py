@@ -346,7 +346,8 @@ def test_links_and_folders_that_look_like_images(tmp_path):
         assert set(files.names) == {"cat/1.jpg", "dog/1.jpg", "eel/1.jpg"}
     skipped = recognised(tree).skipped
     assert skipped["cat/2.jpg"] == "a link that leads nowhere"
-    assert skipped["dog/pipe.jpg"] == skipped["dog/around"] == "not a file"
+    assert skipped["dog/pipe.jpg"] == "not a file"
+    assert skipped["dog/around"] == "a link to a folder that is there already"
 
 
 def renamed(path: Path, names: dict[str, bytes]) -> Path:
@@ -394,7 +395,7 @@ def test_a_night_photograph_is_no_bomb(tmp_path):
     assert len(recognised(tmp_path / "x.zip").images) == 2
 
 
-@pytest.mark.parametrize("name", ["../cat/1.jpg", "/cat/1.jpg", "cat/../../1.jpg"])
+@pytest.mark.parametrize("name", ["../cat/1.jpg", "cat/../../1.jpg"])
 def test_a_tar_that_points_outside_is_refused_and_leaves_nothing(tmp_path, name):
     with tarfile.open(tmp_path / "x.tar", "w") as packed:
         member = tarfile.TarInfo(name)

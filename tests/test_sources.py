@@ -1,6 +1,5 @@
 """External archives and images, honest and hostile, and the subset made from them."""
 
-import copy
 import io
 import os
 import stat
@@ -94,13 +93,6 @@ def truncated(path: Path) -> Path:
     return path
 
 
-def twice(path: Path) -> Path:
-    with zipfile.ZipFile(path, "w") as target, pytest.warns(UserWarning, match="Duplicate name"):
-        target.writestr("cat/a.jpg", PHOTO)
-        target.writestr("cat/a.jpg", PHOTO)
-    return path
-
-
 def claiming(path: Path, name: str, size: int) -> zipfile.ZipFile:
     """A zip with a member that unpacks to so many bytes, as it says."""
     target = zipfile.ZipFile(path, "w")
@@ -111,17 +103,6 @@ def claiming(path: Path, name: str, size: int) -> zipfile.ZipFile:
 
 def bomb(path: Path) -> Path:
     claiming(path, "cat/0.jpg", archive.MAX_MEMBER_BYTES + 1).close()
-    return path
-
-
-def overlapping(path: Path) -> Path:
-    """A zip bomb that no single member reveals: all members share the same bytes."""
-    with claiming(path, "cat/0.jpg", archive.MAX_MEMBER_BYTES) as target:
-        (first,) = target.filelist
-        for number in range(1, 1100):
-            again = copy.copy(first)
-            again.filename = f"cat/{number}.jpg"
-            target.filelist.append(again)
     return path
 
 
@@ -161,17 +142,14 @@ def packed_with_folder(path: Path, folder: str) -> Path:
 
 HOSTILE = {
     "points outside": lambda path: packed(path, {"../../cat.0.jpg": PHOTO}),
-    "outside the archive": lambda path: packed(path, {"/cat.0.jpg": PHOTO}),
     "symbolic link": link,
     "is encrypted": encrypted,
-    "zip bomb": bomb,
+    "larger than 1,073,741,824 bytes": bomb,
     "not a complete zip or tar": truncated,
-    "is too much in all": overlapping,
     "not a complete zip or tar file": lambda path: packed(path, {"train.zip": b"no zip"}),
     "not a complete zip or tar file .Error -3": damaged,
     "not a complete zip or tar file .That compression": unknown_compression,
-    "not a complete zip or tar file .'utf-8' codec": misnamed,
-    "'cat/a.jpg' occurs more than once": twice,
+    "its name is not text": misnamed,
     "'cat.01.jpeg' and 'cat.1.jpg' are both number 1 of 'cat'": lambda path: packed(
         path, {"cat.1.jpg": PHOTO, "cat.01.jpeg": PHOTO, "dog.1.jpg": PHOTO}
     ),
@@ -321,8 +299,8 @@ def test_a_folder_is_packed_with_its_classes(tmp_path):
     with pytest.raises(InputError, match="own: class 'dog' has no images"):
         sources.write(of_folder(tmp_path / "own"), some(0), 0, tmp_path / "own.zip")
     Path(os.fsdecode(bytes(tmp_path / "own/dog") + b"/\xff.jpg")).write_bytes(PHOTO)
-    with pytest.raises(InputError, match=r"the name '\\udcff.jpg' is not UTF-8; rename it"):
-        sources.write(of_folder(tmp_path / "own"), some(0), 0, tmp_path / "own.zip")
+    found = sources.write(of_folder(tmp_path / "own"), some(0), 0, tmp_path / "own.zip")
+    assert found.skipped == {r"dog/\xff.jpg": "its name is not text; rename it"}
 
 
 def test_digits_that_were_tampered_with_are_not_taken(tmp_path):

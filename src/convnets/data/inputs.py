@@ -48,8 +48,7 @@ def stamp(path: Path) -> str | None:
         return None
     found = [path]
     if path.is_dir():
-        with archive.opened(path) as opened:
-            found = [path / name for name in sorted(opened.names)]
+        found = [path / name for name in sorted(archive.names(path))]
     digest = hashlib.sha256()
     for file in found:
         seen = file.stat()

@@ -98,8 +98,8 @@ def files(names: list[str]) -> list[str]:
     for name in names:
         inside = []
         if Path(name).is_dir():
-            with archive.opened(Path(name)) as there:
-                inside = [str(Path(name) / path) for path in layout.sort_out(there.names)[0]]
+            there = archive.names(Path(name))
+            inside = [str(Path(name) / path) for path in layout.sort_out(there)[0]]
         found += inside or [name]
     return found
 
