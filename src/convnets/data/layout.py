@@ -3,22 +3,18 @@
 The same for a folder and for an archive. Every file that is not used has a reason.
 """
 
-import codecs
-import csv
-import io
 import json
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from charset_normalizer import from_bytes
-
 from convnets.base import files
 from convnets.base.console import InputError, printable
+from convnets.data import tables
 from convnets.data.images import ImageError
 
 SUFFIXES = frozenset(
@@ -26,9 +22,6 @@ SUFFIXES = frozenset(
     for kind in ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "avif")
 ) | {".heic", ".heif"}
 TABLES = ("labels.csv", "metadata.csv")
-# Hugging Face's ImageFolder has file_name and label, Kaggle's competitions id and breed.
-FILE_COLUMNS = ("file_name", "file", "filename", "image", "image_id", "path", "id")
-LABEL_COLUMNS = ("label", "class", "breed", "category", "species")
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
@@ -36,8 +29,6 @@ SPLITS = {
 }
 # Words that people put around the name of a split: `seg_train`, `test_set`, `Training Data`.
 FILLERS = frozenset(("set", "seg", "data", "dataset", "images", "imgs", "split"))
-# How systems without UTF-8 write: Korean, Japanese, Chinese, Western.
-ENCODINGS = ["cp949", "cp932", "gb18030", "big5", "cp1252", "cp437"]
 JUNK = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "__pycache__"))
 
 _NUMBERED = re.compile(r"(?P<label>[^.]+)\.(?P<number>\d{1,9})\.[^.]+")
@@ -92,7 +83,7 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
         InputError: there are no pictures or no classes, there is more than one reading, the wanted
             layout does not fit, or a folder beside the classes is empty.
     """
-    pictures, tables, skipped = sort_out(source.names)
+    pictures, named, skipped = sort_out(source.names)
     skipped |= source.skipped
     if not pictures:
         raise InputError("no images found; expected <class>/*.jpg, or <class>.<number>.jpg")
@@ -101,9 +92,9 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
     classes = _by_class(inside, splits)
     if labels is None:
         try:
-            table, left = _by_table({name: source.read(name) for name in tables}, inside)
+            table, left = _by_table({name: source.read(name) for name in named}, inside)
         except ImageError as error:
-            raise InputError(f"{' or '.join(tables)} is {error}; get it again") from error
+            raise InputError(f"{' or '.join(named)} is {error}; get it again") from error
     else:
         wanted = "table"
         try:
@@ -153,7 +144,7 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
     used = {image.member for image in images}
     why = "not in the table" if name == "table" else "beside the class folders"
     skipped |= {path: why for path in pictures if path not in used}
-    skipped |= {path: told for path, told in left.items() if name == "table" or path in tables}
+    skipped |= {path: told for path, told in left.items() if name == "table" or path in named}
     _check(name, images)
     if name in ("classes", "splits"):
         _check_folders(images, source.empty)
@@ -180,7 +171,7 @@ def split_of(folder: str) -> str | None:
 
 def sort_out(names: Iterable[str]) -> tuple[list[str], list[str], dict[str, str]]:
     """Return the paths of pictures and of tables, and why each of the others is skipped."""
-    pictures, tables, skipped = [], [], {}
+    pictures, labels, skipped = [], [], {}
     for name in sorted(names):
         path = PurePosixPath(name)
         if any(part.startswith(".") or part.lower() in JUNK for part in path.parts):
@@ -188,12 +179,12 @@ def sort_out(names: Iterable[str]) -> tuple[list[str], list[str], dict[str, str]
         elif any(character < " " for character in name):
             skipped[name] = "has a control character in its name"
         elif path.name.lower() in TABLES:
-            tables.append(name)
+            labels.append(name)
         elif path.suffix.lower() in SUFFIXES:
             pictures.append(name)
         else:
             skipped[name] = "not an image"
-    return pictures, tables, skipped
+    return pictures, labels, skipped
 
 
 def _unwrap(pictures: Iterable[str]) -> dict[Parts, str]:
@@ -302,12 +293,12 @@ def _number(name: str, label: str) -> int | None:
 
 
 def _by_table(
-    tables: dict[str, bytes], inside: dict[Parts, str]
+    contents: dict[str, bytes], inside: dict[Parts, str]
 ) -> tuple[list[Image], dict[str, str]]:
     """Return the pictures that tables name, and why other rows and tables are left out.
 
     Args:
-        tables: the content of each CSV file by its path.
+        contents: of each CSV file by its path.
         inside: the pictures.
     """
     by_name: dict[str, list[str]] = defaultdict(list)
@@ -318,11 +309,11 @@ def _by_table(
     splits = {name: split_of(path[0]) for path, name in inside.items() if len(path) > 1}
     images: dict[str, Image] = {}
     left: dict[str, str] = {}
-    for table, content in tables.items():
-        for given, of_class, split in _rows(table, content, left):
+    for table, content in contents.items():
+        for given, of_class, split in tables.rows(table, content, left, split_of):
             whole = [str(PurePosixPath(table).parent / given), given]
             found = [name for name in whole if name in exact][:1]
-            found = found or _ending(given, by_name.get(PurePosixPath(given).name, []))
+            found = found or tables.ending(given, by_name.get(PurePosixPath(given).name, []))
             if len(found) > 1:
                 raise InputError(f"{table}: {given!r} may be {found[0]!r} or {found[1]!r}")
             if not found:
@@ -336,55 +327,6 @@ def _by_table(
     named = {image.split for image in images.values()}
     keep = len(named) > 1
     return [image if keep else image._replace(split=None) for image in images.values()], left
-
-
-def _rows(
-    table: str, content: bytes, left: dict[str, str]
-) -> Iterator[tuple[str, str, str | None]]:
-    """Yield the file, the class and the split of each row, if the table has such columns."""
-    text = content.decode(encoding_of(content), "replace")
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # spreadsheets write any of them
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        columns = {str(column).strip().lower(): column for column in rows.fieldnames or ()}
-        file, label = (
-            next((columns[key] for key in keys if key in columns), None)
-            for keys in (FILE_COLUMNS, LABEL_COLUMNS)
-        )
-        if file is None or label is None:
-            left[table] = "a table without the columns file_name and label"
-            return
-        for row in rows:
-            given = (row[file] or "").strip().replace("\\", "/")  # as Windows writes paths
-            split = split_of(row.get(columns.get("split", "")) or "")
-            yield given, (row[label] or "").strip(), split
-    except csv.Error as error:
-        raise InputError(f"{table}: not a table ({error}); correct it") from error
-
-
-def _ending(given: str, names: list[str]) -> list[str]:
-    """Return the names that end with a path, with or without a suffix; any, if it is absolute."""
-    if given.startswith("/") or re.match("[A-Za-z]:/", given):
-        return names
-    path = f"/{given}"
-    return [
-        name
-        for name in names
-        if f"/{name}".endswith(path) or f"/{PurePosixPath(name).with_suffix('')}".endswith(path)
-    ]
-
-
-def encoding_of(raw: bytes) -> str:
-    """Return the encoding of text that does not say which it is."""
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        best = from_bytes(raw, cp_isolation=ENCODINGS).best()
-        return best.encoding if best else "cp437"  # which has a character for each byte
-    return "utf-8-sig"
 
 
 def _agree(table: list[Image], folders: list[Image]) -> bool:
