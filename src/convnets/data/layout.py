@@ -12,16 +12,14 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from convnets.base import files
+from convnets.base import files, params
 from convnets.base.console import InputError, printable
 from convnets.data import tables
-from convnets.data.images import ImageError
 
 SUFFIXES = frozenset(
     f".{kind}"
     for kind in ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "avif")
 ) | {".heic", ".heif"}
-TABLES = ("labels.csv", "metadata.csv")
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
@@ -64,13 +62,19 @@ class Layout(NamedTuple):
     skipped: dict[str, str]  # the path of each file that is not used, and why
 
 
-def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -> Layout:
+def recognise(
+    source: Files,
+    wanted: str = "auto",
+    labels: Path | None = None,
+    *,
+    columns: params.Columns | None = None,
+) -> Layout:
     """Recognise the layout of a folder or an archive.
 
     - classes: `cat/1.jpg`, at any depth below the class; `cat/train/1.jpg` keeps the split.
     - splits: `train/cat/1.jpg`, where `train` is a name in `SPLITS`, in any capitals.
     - numbered: `cat.1.jpg`, as Kaggle's, where all pictures are named so.
-    - table: a `labels.csv` or `metadata.csv` names the class of each picture.
+    - table: a table names the class of each picture, see `tables.read`.
 
     Folders around all of these do not matter.
 
@@ -78,6 +82,7 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
         source: the folder or the archive.
         wanted: one of these layouts, or `auto`.
         labels: a table that stands elsewhere. Then the layout is `table`.
+        columns: of the tables, where they are not found.
 
     Raises:
         InputError: there are no pictures or no classes, there is more than one reading, the wanted
@@ -91,20 +96,16 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
     splits = _by_split(inside)
     classes = _by_class(inside, splits)
     if labels is None:
-        try:
-            table, left = _by_table({name: source.read(name) for name in named}, inside)
-        except ImageError as error:
-            raise InputError(f"{' or '.join(named)} is {error}; get it again") from error
+        of_tables = tables.read(named, source.read, pictures, split_of, columns)
     else:
         wanted = "table"
         try:
-            table, left = _by_table({str(labels): labels.read_bytes()}, inside)
+            content = labels.read_bytes()
         except OSError as error:
             raise InputError(f"{labels}: {error.strerror}; correct data.labels") from error
-        if not table:
-            raise InputError(
-                f"{labels}: names none of the images; it needs the columns file_name and label"
-            )
+        of_tables = tables.read([str(labels)], lambda _: content, pictures, split_of, columns)
+    table = _by_table(of_tables, inside)
+    unclear = "; ".join(f"{name}: {why}" for name, why in list(of_tables.unclear.items())[:3])
     readings = {
         "table": table,
         "splits": splits,
@@ -121,12 +122,19 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
     possible = several or possible
     if wanted != "auto":
         fits = {name: found for name, found in possible.items() if name == wanted}
+        if wanted == "table" and not fits and unclear:
+            raise InputError(unclear)
         if possible and not fits:
             raise InputError(f"data.layout {wanted} does not fit; possible: {', '.join(possible)}")
         possible = fits
     others = [name for name in possible if name != "table"]
-    if others and table and _agree(table, possible[others[0]]):
-        del possible["table"]  # it says what the folders say
+    for name in others:
+        completed = _completed(possible[name], table, of_tables.rows)
+        if completed or not of_tables.sure:
+            possible[name] = completed or possible[name]
+            possible.pop("table", None)
+    if unclear and (not possible or not (several or table)):
+        raise InputError(f"no classes found: {unclear}")
     if not possible:
         without = [name for path, name in inside.items() if not _NUMBERED.fullmatch(path[-1])]
         path = min(without or inside.values())
@@ -144,7 +152,8 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
     used = {image.member for image in images}
     why = "not in the table" if name == "table" else "beside the class folders"
     skipped |= {path: why for path in pictures if path not in used}
-    skipped |= {path: told for path, told in left.items() if name == "table" or path in named}
+    skipped |= {path: f"a table that is not used: {why}" for path, why in of_tables.unclear.items()}
+    skipped |= {path: why for path, why in of_tables.left.items() if path not in used}
     _check(name, images)
     if name in ("classes", "splits"):
         _check_folders(images, source.empty)
@@ -178,10 +187,10 @@ def sort_out(names: Iterable[str]) -> tuple[list[str], list[str], dict[str, str]
             skipped[name] = "hidden or a system's"
         elif any(character < " " for character in name):
             skipped[name] = "has a control character in its name"
-        elif path.name.lower() in TABLES:
-            labels.append(name)
         elif path.suffix.lower() in SUFFIXES:
             pictures.append(name)
+        elif path.suffix.lower() in tables.SUFFIXES:
+            labels.append(name)
         else:
             skipped[name] = "not an image"
     return pictures, labels, skipped
@@ -292,46 +301,53 @@ def _number(name: str, label: str) -> int | None:
     return int(match["number"])
 
 
-def _by_table(
-    contents: dict[str, bytes], inside: dict[Parts, str]
-) -> tuple[list[Image], dict[str, str]]:
-    """Return the pictures that tables name, and why other rows and tables are left out.
-
-    Args:
-        contents: of each CSV file by its path.
-        inside: the pictures.
-    """
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for path, name in inside.items():
-        for known in {path[-1], PurePosixPath(path[-1]).stem}:
-            by_name[known].append(name)
-    exact = set(inside.values())
+def _by_table(found: tables.Labels, inside: dict[Parts, str]) -> list[Image]:
+    """Return the pictures of which tables say the class."""
     splits = {name: split_of(path[0]) for path, name in inside.items() if len(path) > 1}
-    images: dict[str, Image] = {}
-    left: dict[str, str] = {}
-    for table, content in contents.items():
-        for given, of_class, split in tables.rows(table, content, left, split_of):
-            whole = [str(PurePosixPath(table).parent / given), given]
-            found = [name for name in whole if name in exact][:1]
-            found = found or tables.ending(given, by_name.get(PurePosixPath(given).name, []))
-            if len(found) > 1:
-                raise InputError(f"{table}: {given!r} may be {found[0]!r} or {found[1]!r}")
-            if not found:
-                left[given] = "in the table, but no such file"
-            elif not of_class:
-                left[found[0]] = "without a class in the table"
-            else:
-                image = Image(of_class, None, found[0], split or splits.get(found[0]))
-                if images.setdefault(found[0], image) != image:
-                    raise InputError(f"{table}: {given!r} has two classes; remove one row")
-    named = {image.split for image in images.values()}
-    keep = len(named) > 1
-    return [image if keep else image._replace(split=None) for image in images.values()], left
+    return _one_split(
+        Image(row.label, None, name, row.split or splits.get(name) or row.of_table)
+        for name, row in found.rows.items()
+        if row.label
+    )
 
 
-def _agree(table: list[Image], folders: list[Image]) -> bool:
-    known = {image.member: image.label for image in folders}
-    return all(known.get(image.member, image.label) == image.label for image in table)
+def _one_split(images: Iterable[Image]) -> list[Image]:
+    """Return pictures; what all of them are in is no split."""
+    found = list(images)
+    keep = len({image.split or "train" for image in found}) > 1
+    return [image if keep else image._replace(split=None) for image in found]
+
+
+def _completed(
+    folders: list[Image], table: list[Image], rows: dict[str, tables.Row]
+) -> list[Image]:
+    """Return the pictures of folders with what tables add, if the two agree; else none.
+
+    Tables add splits, and pictures of the same classes that are elsewhere. A folder in which they
+    name several other classes is none itself, such as Tiny ImageNet's `val/images`.
+    """
+    said: dict[str, set[str]] = defaultdict(set)
+    for image in folders:
+        said[image.label].add(rows.get(image.member, tables.Row()).label or image.label)
+    classes = {label for label in said if label in said[label]}
+    images = {}
+    for image in folders:
+        row = rows.get(image.member, tables.Row())
+        if len(said[image.label]) > 1 and said[image.label] <= classes - {image.label}:
+            continue
+        if row.label not in ("", image.label):
+            return []
+        if row.split and image.split and row.split != image.split:
+            raise InputError(
+                f"{image.member!r} is in a folder for {image.split}, and in a table for "
+                f"{row.split}; correct one of them"
+            )
+        split = row.split or image.split or row.of_table
+        images[image.member] = image._replace(split=split)
+    more = [image for image in table if image.member not in images]
+    if any(image.label not in classes for image in more):
+        return []
+    return _one_split([*images.values(), *more])
 
 
 def _classes(images: list[Image]) -> str:

@@ -1,67 +1,507 @@
-"""Tables of labels: which file is of which class and split."""
+"""Tables of labels: found by what is in them, whatever their names, columns and encoding."""
 
 import codecs
 import csv
 import io
+import json
 import re
-from collections.abc import Callable, Iterator
+import unicodedata
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from itertools import takewhile, zip_longest
 from pathlib import PurePosixPath
+from typing import Any, NamedTuple, TypeVar
 
 from charset_normalizer import from_bytes
 
+from convnets.base import params
 from convnets.base.console import InputError
 
-# Hugging Face's ImageFolder has file_name and label, Kaggle's competitions id and breed.
-FILE_COLUMNS = ("file_name", "file", "filename", "image", "image_id", "path", "id")
-LABEL_COLUMNS = ("label", "class", "breed", "category", "species")
+SUFFIXES = frozenset(
+    ("", ".csv", ".tsv", ".tab", ".psv", ".txt", ".dat", ".lst", ".json", ".jsonl", ".ndjson")
+)
+NAMES = ("labels.csv", "metadata.csv")  # these are tables for sure: a damaged one is refused
+# Where several columns may have the classes, one of these has them.
+LABELS = frozenset(
+    ("label", "labels", "class", "class_name", "category", "breed", "species", "dx", "diagnosis")
+)
 # How systems without UTF-8 write: Korean, Japanese, Chinese, Western.
 ENCODINGS = ["cp949", "cp932", "gb18030", "big5", "cp1252", "cp437"]
+ONES, ZEROS = {"1", "1.0", "true"}, {"", "0", "0.0", "-1", "-1.0", "false"}
+SMALL = 20  # a table of so few rows may name a class once
+SAMPLE = 100  # rows that show how a table is written
+
+_ENDING = re.compile(r"\.[a-z][a-z0-9]{1,4}$")
+_NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?(e[-+]?\d+)?", re.IGNORECASE)
+_KINDS = re.compile("labels?|annotations?|metadata|list", re.IGNORECASE)
+T = TypeVar("T")
+Parts = tuple[str, ...]
+Grid = list[list[str]]
+Splits = Callable[[str], str | None]
 
 
-def rows(
-    table: str, content: bytes, left: dict[str, str], split_of: Callable[[str], str | None]
-) -> Iterator[tuple[str, str, str | None]]:
-    """Yield the file, the class and the split of each row, if the table has such columns."""
-    text = content.decode(encoding_of(content), "replace")
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # spreadsheets write any of them
-    found = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        columns = {str(column).strip().lower(): column for column in found.fieldnames or ()}
-        file, label = (
-            next((columns[key] for key in keys if key in columns), None)
-            for keys in (FILE_COLUMNS, LABEL_COLUMNS)
+class Row(NamedTuple):
+    """What tables say of a picture."""
+
+    label: str = ""
+    split: str | None = None
+    of_table: str | None = None  # the split in the table's own name, such as `train.csv`
+
+
+class Labels(NamedTuple):
+    """What all tables say."""
+
+    rows: dict[str, Row]  # by the picture's path
+    left: dict[str, str]  # why rows and files are left out
+    unclear: dict[str, str]  # why tables are not used, and what makes them clear
+    sure: bool  # the classes are not only the numbers in a column of any name
+
+
+class UnclearError(Exception):
+    """A table has no reading, or several. The message says what makes it clear."""
+
+
+def read(
+    names: Iterable[str],
+    content: Callable[[str], bytes],
+    pictures: Collection[str],
+    split_of: Splits,
+    columns: params.Columns | None,
+) -> Labels:
+    """Read those files that are tables in which pictures are named.
+
+    Args:
+        names: the files that may be tables.
+        content: returns the bytes of one.
+        pictures: the paths of all pictures.
+        split_of: returns the split that a word means, if it does.
+        columns: of the tables, as the user says. What is not said is found.
+
+    Raises:
+        InputError: a split is unknown, tables contradict each other, or one is damaged.
+    """
+    index = _Index(pictures)
+    notes = {PurePosixPath(name).stem for name in pictures}
+    rows: dict[str, Row] = {}
+    left, unclear, numbers = {}, {}, {}
+    source: dict[str, str] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        note = path.stem in notes and path.suffix.lower() != ".csv"  # about one picture
+        try:
+            raw = b"" if note or "submission" in path.name.lower() else _parsed(content, name)
+            grid = _grid(raw, index)
+            if grid is None:
+                left[name] = "not an image"
+                continue
+            table = _Table(name, grid, index, split_of, columns or params.Columns())
+            found, missing = table.rows()
+        except UnclearError as error:
+            if error.__cause__ and path.name.lower() in NAMES:
+                raise InputError(f"{name}: {error}") from error
+            unclear[name] = str(error)
+            continue
+        left |= missing
+        if not table.sure:
+            numbers[name] = found
+            continue
+        _add(rows, found, source, name)
+    sure = any(row.label for row in rows.values())
+    for name, found in numbers.items():
+        if sure:
+            unclear[name] = "has numbers in a column of any name, and others have classes"
+        else:
+            _add(rows, found, source, name)
+    return Labels(rows, left, unclear, sure)
+
+
+def _add(rows: dict[str, Row], found: dict[str, Row], source: dict[str, str], name: str) -> None:
+    """Add what a table says to what others say of the same pictures."""
+    for picture, row in found.items():
+        other = rows.get(picture, Row())
+        for one, two in zip(row[:2], other[:2], strict=True):
+            if one and two and one != two:
+                raise InputError(
+                    f"{picture!r} is {two!r} in {source[picture]} and {one!r} in {name}; remove "
+                    "one of these tables, or name the columns in data.columns"
+                )
+        rows[picture] = Row(
+            row.label or other.label, row.split or other.split, row.of_table or other.of_table
         )
-        if file is None or label is None:
-            left[table] = "a table without the columns file_name and label"
-            return
-        for row in found:
-            given = (row[file] or "").strip().replace("\\", "/")  # as Windows writes paths
-            split = split_of(row.get(columns.get("split", "")) or "")
-            yield given, (row[label] or "").strip(), split
-    except csv.Error as error:
-        raise InputError(f"{table}: not a table ({error}); correct it") from error
-
-
-def ending(given: str, names: list[str]) -> list[str]:
-    """Return the names that end with a path, with or without a suffix; any, if it is absolute."""
-    if given.startswith("/") or re.match("[A-Za-z]:/", given):
-        return names
-    path = f"/{given}"
-    return [
-        name
-        for name in names
-        if f"/{name}".endswith(path) or f"/{PurePosixPath(name).with_suffix('')}".endswith(path)
-    ]
+        source[picture] = name
 
 
 def encoding_of(raw: bytes) -> str:
     """Return the encoding of text that does not say which it is."""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
+    if b"\0" in raw[:4096]:  # half of a character such as a comma
+        return "utf-16-be" if raw[:4096:2].count(0) > raw[1:4096:2].count(0) else "utf-16-le"
     try:
         raw.decode()
     except UnicodeDecodeError:
         best = from_bytes(raw, cp_isolation=ENCODINGS).best()
         return best.encoding if best else "cp437"  # which has a character for each byte
     return "utf-8-sig"
+
+
+class _Index:
+    """Finds the picture that a cell names, however it is written: by the longest common end."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        keys = [(_key(name), name) for name in names]
+        self.names = {name for _, name in keys}
+        self.whole = sorted(keys)
+        self.stems = sorted(((_ENDING.sub("", key[0]), *key[1:]), name) for key, name in keys)
+        self.ends = {key[0] for ordered in (self.whole, self.stems) for key, _ in ordered}
+        self.folders = {part for key, _ in keys for part in key[1:]}
+        self.endings = {_ending(key[0]) for key, _ in keys} - {""}
+
+    def find(self, cell: str) -> tuple[list[str], Parts]:
+        """Return the picture, or two that it may be, and the folders that only the cell has."""
+        end, *folders = _key(cell) or ("",)
+        for ordered, last in (
+            (self.whole, end),
+            (self.stems, end),
+            (self.stems, _ENDING.sub("", end)),
+        ):
+            wanted = (last, *folders)
+            if last in self.ends:
+                place = bisect_left(ordered, (wanted,))
+                near = ordered[max(place - 1, 0) : place + 1]
+                common = max((_start(wanted, key) for key, _ in near), key=len)
+                first = bisect_left(ordered, (common,))
+                found = [each for each in ordered[first : first + 2] if common]
+                found = [each for each in found if each[0][: len(common)] == common]
+                if found:
+                    if found[0][0] == wanted != found[-1][0]:
+                        del found[1]  # the first is the whole path
+                    root = ("/",) if re.match(r"/|\\|\w+:", cell) else ()
+                    return [name for _, name in found], root + wanted[: len(common) - 1 : -1]
+        return [], ()
+
+
+def _key(path: str) -> Parts:
+    """Return the parts of a path from its end, in one form of Unicode and of letters."""
+    plain = unicodedata.normalize("NFC", path.replace("\\", "/")).casefold()
+    return tuple(part for part in plain.split("/")[::-1] if part not in ("", ".", ".."))
+
+
+def _start(one: Parts, other: Parts) -> Parts:
+    """Return the parts that two paths have in common."""
+    pairs = zip(one, other, strict=False)
+    return tuple(left for left, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _ending(cell: str) -> str:
+    found = _ENDING.search(cell.casefold())
+    return found[0] if found else ""
+
+
+def _parsed(parse: Callable[..., T], *given: Any) -> T:
+    try:
+        return parse(*given)
+    except Exception as error:  # whatever a library makes of a file that is no table
+        raise UnclearError(f"not a table ({error}); correct it or get it again") from error
+
+
+def _grid(raw: bytes, index: _Index) -> Grid | None:
+    """Return the rows of a table, split where most cells name a picture; None of other text."""
+    text = _parsed(lambda: raw.decode(encoding_of(raw)))
+    first = re.match(r'"?sep=(.)"?\s*\n', text, re.IGNORECASE)
+    text = text[first.end() :] if first else text
+    if text.lstrip()[:1] in ("{", "["):
+        return _parsed(_from_json, text)
+    sample = "\n".join(text.split("\n", SAMPLE)[:SAMPLE])
+    ways = {
+        by: _parsed(_from_text, sample, by) for by in [*",;\t|", *(first[1] if first else ""), " "]
+    }
+
+    def fits(by: str) -> tuple[int, bool]:
+        columns = zip_longest(*(row[:SAMPLE] for row in ways[by]), fillvalue="")
+        named = [sum(bool(index.find(cell)[0]) for cell in column) for column in columns]
+        even = Counter(map(len, ways[by])).most_common(1) if len(named) > 1 and by != " " else []
+        return max(named, default=0), any(rows > 0.9 * len(ways[by]) for _, rows in even)
+
+    best = max(ways, key=fits)
+    return None if fits(best) == (0, False) else _parsed(_from_text, text, best)
+
+
+def _from_text(text: str, delimiter: str) -> Grid:
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    return [[cell.strip() for cell in row] for row in rows if any(row)]
+
+
+def _from_json(text: str) -> Grid:
+    """Return the rows of JSON, of a list or a mapping or with a line for each, as of a table."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = [json.loads(line) for line in text.split("\n") if line.strip()]
+    if isinstance(found, dict):
+        lists = [value for value in found.values() if isinstance(value, list)]
+        found = lists[0] if len(lists) == 1 else [[key, value] for key, value in found.items()]
+    uses = Counter(key for row in found if isinstance(row, dict) for key in row)
+    keys = [key for key, count in uses.items() if count * 100 >= len(found)]
+    rows = [[row.get(key) for key in keys] if isinstance(row, dict) else row for row in found]
+    return [
+        [
+            cell.strip() if isinstance(cell, str) else "" if cell is None else json.dumps(cell)
+            for cell in row
+        ]
+        for row in ([keys] if keys else []) + rows
+        if isinstance(row, list) and row
+    ]
+
+
+class _Table:
+    """The columns of one table, and which of them is what."""
+
+    def __init__(
+        self, name: str, grid: Grid, index: _Index, split_of: Splits, told: params.Columns
+    ) -> None:
+        self.name, self.index, self.split_of, self.told = name, index, split_of, told
+        self.of_table = split_of(_KINDS.sub("", PurePosixPath(name).stem))
+        self.sure = True
+        rows: Grid = []
+        comment: list[str] = []
+        for row in grid:
+            if not row[0].startswith("#") or index.find(row[0])[0]:
+                rows.append(row)
+            elif not rows:  # the last of them may be the header
+                comment = [row[0].lstrip("# "), *row[1:]]
+        width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+        self.cells = [[row[c] if c < len(row) else "" for row in rows] for c in range(width)]
+        self.titles = [f"column {c + 1}" for c in range(width)]
+        header = comment if len(comment) == width else [column[0] for column in self.cells]
+        self.file = self._file(header)
+        style = [_ending(cell) in index.endings for cell in self.cells[self.file][:2]]
+        found = self.named[self.cells[self.file][0]]
+        if header is comment:
+            self.titles = comment
+        elif not style[0] and (any(style) or not found):  # the first row is no picture's
+            self.titles = [title or self.titles[c] for c, title in enumerate(header)]
+            self.cells = [column[1:] for column in self.cells]
+
+    def rows(self) -> tuple[dict[str, Row], dict[str, str]]:
+        """Return what the table says of each picture, and why rows are left out.
+
+        Raises:
+            InputError: a split is unknown.
+            UnclearError: there is no label and no split, or more than one of a picture.
+        """
+        left: dict[str, str] = {}
+        kept: dict[int, str] = {}
+        for number, cell in enumerate(self.cells[self.file]):
+            found = self.named[cell]
+            if len(found) > 1:
+                raise UnclearError(f"{cell!r} may be {found[0]!r} or {found[1]!r}")
+            if found:
+                kept[number] = found[0]
+            elif cell:
+                left[cell] = "in the table, but no such file"
+        self.cells = [[column[number] for number in kept] for column in self.cells]
+        given = self.cells.pop(self.file)
+        self.titles.pop(self.file)
+        splits = self._splits()
+        labels = self._labels()
+        if not (labels or splits or self.of_table):
+            raise UnclearError(
+                f"no column looks like labels, of {_listed(self.titles)}; if one has them, name it "
+                "in data.columns, such as {label: kind}"
+            )
+        blank = [""] * len(kept)
+        rows: dict[str, Row] = {}
+        for cell, picture, label, split in zip(
+            given, kept.values(), labels or blank, splits or blank, strict=True
+        ):
+            row = Row(label, self.split_of(split), self.of_table)
+            if rows.setdefault(picture, row) != row:
+                what = "splits" if rows[picture].label == label else "classes"
+                raise UnclearError(f"{cell!r} has two {what}; remove one row")
+            if labels and not label:
+                left[picture] = "without a class in the table"
+        return rows, left
+
+    def _file(self, header: list[str]) -> int:
+        """Find the column of the files, and what its cells name."""
+        if self.told.file is None:
+            columns = list(range(len(self.cells)))
+        else:
+            given = self.titles if self.told.file in self.titles else header
+            columns = [_place(self.told.file, given)]
+        named = {c: self._named(self.cells[c]) for c in columns}
+        counts = {c: len({names[0] for names in named[c].values() if names}) for c in columns}
+        rows, pictures = len(header and self.cells[0]), len(self.index.names)
+        least = max(max(counts.values(), default=0) / 2, 1)
+        if self.told.file is None:  # else a number in another column may be a picture's name
+            least = max(least, min(rows, pictures) / 10)
+        possible = [c for c in columns if counts[c] >= least]
+        complete = [
+            c
+            for c in possible
+            if counts[c] == pictures
+            or (counts[c] * 2 >= rows and all(named[c][cell] for cell in self.cells[c][1:]))
+        ]
+        same = {
+            tuple(tuple(named[c][cell]) for cell in self.cells[c][1:]): c
+            for c in reversed(complete or possible)
+        }
+        if not same:
+            raise UnclearError(
+                "names none of the images; it needs the columns of their names and their classes, "
+                f"and has {_listed(header)}"
+            )
+        if len(same) > 1:
+            raise _asked("file", [header[c] for c in sorted(same.values())])
+        file = min(same.values())
+        self.named = named[file]
+        return file
+
+    def _named(self, cells: list[str]) -> dict[str, list[str]]:
+        """Return for each cell the picture that it names, or two that it may be."""
+        folder = self.name.rpartition("/")[0]
+        found: dict[str, tuple[list[str], Parts]] = {}
+        for cell in dict.fromkeys(cells):
+            beside = f"{folder}/{cell}" if folder else cell
+            exact = [name for name in (beside, cell) if name in self.index.names][:1]
+            found[cell] = (exact, ()) if exact else self.index.find(cell)
+        several = [cell for cell, (names, _) in found.items() if len(names) > 1]
+        for near in (
+            lambda name: bool(folder) and name.startswith(f"{folder}/"),
+            lambda name: (
+                bool(self.of_table) and self.of_table in map(self.split_of, name.split("/"))
+            ),
+        ):
+            nearer = _Index(filter(near, self.index.names if several else ()))
+            for cell in several:
+                names, lead = nearer.find(cell)
+                if len(names) == 1 and lead == found[cell][1]:
+                    found[cell] = names, lead
+        # Where `photos/cat/1.jpg` is `cat/1.jpg`, `photos/dog/1.jpg` is not any other 1.jpg.
+        leads = {lead for names, lead in found.values() if len(names) == 1}
+        for cell, (_, lead) in found.items():
+            if any(lead[:end] in leads for end in range(lead[:1] == ("/",), len(lead))):
+                found[cell] = [], lead
+        return {cell: names for cell, (names, _) in found.items()}
+
+    def _splits(self) -> list[str] | None:
+        """Return the split in each row, if a column has words of different splits."""
+        if self.told.split is not None:
+            place = _place(self.told.split, self.titles)
+        else:
+            words = [set(column) for column in self.cells]
+            likely = [
+                title.casefold() == "split"
+                or (len(each) <= SMALL and len({*map(self.split_of, each)} - {None}) > 1)
+                for title, each in zip(self.titles, words, strict=True)
+            ]
+            if not any(likely):
+                return None
+            place = likely.index(True)
+        column, title = self.cells.pop(place), self.titles.pop(place)
+        for word in sorted({*column} - {""}):
+            if self.split_of(word) is None:
+                raise InputError(
+                    f"{self.name}: {word!r} in the column {title} is no split that is known; say "
+                    f"which it is, such as data.splits: {{{_quoted(word)}: test}}"
+                )
+        return column
+
+    def _labels(self) -> list[str] | None:
+        """Return the class in each row, if a column or one column for each class has it."""
+        several = self._join_marks() if self.told.label is None else ""
+        words = [set(column) - {""} for column in self.cells]
+        every = range(len(words))
+        if self.told.label is not None:
+            likely = [_place(self.told.label, self.titles)]
+        else:
+            known = self.index.folders
+            likely = (
+                [c for c in every if self.titles[c].casefold() in LABELS and words[c]]
+                or [c for c in every if words[c] and {_key(w)[:1] for w in words[c]} <= known]
+                or [c for c in every if _repeated(self.cells[c], words[c])]
+            )
+            few = [c for c in every if 1 < len(words[c]) == len(self.cells[c]) <= SMALL]
+            likely = likely or few[: len(few) == 1]
+        # `0, 1, …` and `rose, lily, …` in two columns are the same classes: words name them.
+        same = {}
+        for c in sorted(likely, key=lambda c: not all(map(_NUMBER.fullmatch, words[c]))):
+            numbers = {word: number for number, word in enumerate(dict.fromkeys(self.cells[c]))}
+            same[tuple(map(numbers.__getitem__, self.cells[c]))] = c
+        if len(same) > 1:
+            raise _asked("label", [self.titles[c] for c in sorted(same.values())], several)
+        for c in same.values():
+            _refuse_lists(words[c])
+            named = self.told.label is not None or self.titles[c].casefold() in LABELS
+            self.sure = named or not all(map(_NUMBER.fullmatch, words[c]))
+            return self.cells[c]
+        return None
+
+    def _join_marks(self) -> str:
+        """Make one column of those for each class; return why, where a row has several marks."""
+        marks = [{word.casefold() for word in column} for column in map(set, self.cells)]
+        bits = [c for c, m in enumerate(marks) if m & ONES and m & ZEROS and m <= ONES | ZEROS]
+        if len(bits) < 2:
+            return ""
+        joined = []
+        for row in zip(*(self.cells[c] for c in bits), strict=True):
+            found = [
+                self.titles[c] for c, cell in zip(bits, row, strict=True) if cell.casefold() in ONES
+            ]
+            if len(found) > 1:
+                return f"; several labels for one picture, such as {_listed(found)}, do not work"
+            joined += found or [""]
+        if sum(map(bool, joined)) * 2 >= len(joined):
+            self.cells = [column for c, column in enumerate(self.cells) if c not in bits] + [joined]
+            self.titles = [t for c, t in enumerate(self.titles) if c not in bits] + ["each class"]
+        return ""
+
+
+def _repeated(column: list[str], words: set[str]) -> bool:
+    """Whether the words of a column occur again and again, and are no measurements."""
+    filled = sum(map(bool, column))
+    if all(map(_NUMBER.fullmatch, words)):
+        numbers = sorted({float(word.replace(",", ".")) for word in words})
+        if numbers[:1] not in ([0], [1]) or numbers != [
+            numbers[0] + n for n in range(len(numbers))
+        ]:
+            return False
+    few = len(words) * 2 <= filled or len(words) < filled <= SMALL
+    return few and len(words) > 1 and filled * 2 >= len(column)
+
+
+def _refuse_lists(labels: set[str]) -> None:
+    """Refuse several labels in a cell: their parts are in other cells, too."""
+    for pattern in (r"\s*[|;,]\s*", r"\s+"):
+        parts = {label: re.split(pattern, label) for label in labels}
+        uses = Counter(part for each in parts.values() for part in set(each))
+        for label, each in parts.items():
+            known = labels if pattern == r"\s+" else {part for part in each if uses[part] > 1}
+            if label[:1] == "[" or (len(each) > 1 and ("|" in label or known.issuperset(each))):
+                raise UnclearError(
+                    f"{label!r} is several labels for one picture, which do not work; keep one, or "
+                    "join the words of one class by a hyphen"
+                )
+
+
+def _place(title: str, titles: list[str]) -> int:
+    for one, others in ((title, titles), (title.casefold(), [each.casefold() for each in titles])):
+        if one in others:
+            return others.index(one)
+    raise UnclearError(f"there is no column {title!r}, but {_listed(titles)}; correct data.columns")
+
+
+def _asked(what: str, titles: list[str], also: str = "") -> UnclearError:
+    ways = " or ".join(f"data.columns: {{{what}: {_quoted(each)}}}" for each in titles[:SMALL])
+    return UnclearError(f"the {what} may be in {_listed(titles)}; set {ways}{also}")
+
+
+def _quoted(word: str) -> str:
+    """Return a word as YAML reads it."""
+    return word if word.isidentifier() else json.dumps(word, ensure_ascii=False)
+
+
+def _listed(titles: list[str]) -> str:
+    return ", ".join(titles[:SMALL]) + (", …" if len(titles) > SMALL else "")
