@@ -107,7 +107,7 @@ def recognise(
     table = _by_table(of_tables, inside)
     unclear = "; ".join(f"{name}: {why}" for name, why in list(of_tables.unclear.items())[:3])
     readings = {
-        "table": table,
+        "table": _one_split(table),
         "splits": splits,
         "classes": classes,
         "numbered": _by_number(inside, splits, classes),
@@ -128,12 +128,20 @@ def recognise(
             raise InputError(f"data.layout {wanted} does not fit; possible: {', '.join(possible)}")
         possible = fits
     others = [name for name in possible if name != "table"]
-    for name in others:
-        completed = _completed(possible[name], table, of_tables.rows)
-        if completed or not of_tables.sure:
-            possible[name] = completed or possible[name]
+    rows = of_tables.rows
+    if others and not of_tables.sure:  # the numbers of any column are nothing against folders
+        table, rows = [], {member: row._replace(label="") for member, row in rows.items()}
+        possible.pop("table", None)
+    for name in others if rows else ():
+        completed = _completed(possible[name], table, rows)
+        if completed:
+            possible[name] = completed
             possible.pop("table", None)
-    if unclear and (not possible or not (several or table)):
+        elif any(re.sub(r"\d+", "", image.label) for image in possible[name][:1]) and (
+            len({re.sub(r"\d+", "", image.label) for image in possible[name]}) == 1
+        ):
+            del possible[name]  # `part_1`, `part_2`, `patient3`: beside a table, only folders
+    if unclear and (not (several or table) or (columns and not of_tables.rows)):
         raise InputError(f"no classes found: {unclear}")
     if not possible:
         without = [name for path, name in inside.items() if not _NUMBERED.fullmatch(path[-1])]
@@ -304,18 +312,17 @@ def _number(name: str, label: str) -> int | None:
 def _by_table(found: tables.Labels, inside: dict[Parts, str]) -> list[Image]:
     """Return the pictures of which tables say the class."""
     splits = {name: split_of(path[0]) for path, name in inside.items() if len(path) > 1}
-    return _one_split(
+    return [
         Image(row.label, None, name, row.split or splits.get(name) or row.of_table)
         for name, row in found.rows.items()
         if row.label
-    )
+    ]
 
 
-def _one_split(images: Iterable[Image]) -> list[Image]:
+def _one_split(images: list[Image]) -> list[Image]:
     """Return pictures; what all of them are in is no split."""
-    found = list(images)
-    keep = len({image.split or "train" for image in found}) > 1
-    return [image if keep else image._replace(split=None) for image in found]
+    keep = len({image.split or "train" for image in images}) > 1
+    return [image if keep else image._replace(split=None) for image in images]
 
 
 def _completed(
@@ -326,14 +333,16 @@ def _completed(
     Tables add splits, and pictures of the same classes that are elsewhere. A folder in which they
     name several other classes is none itself, such as Tiny ImageNet's `val/images`.
     """
-    said: dict[str, set[str]] = defaultdict(set)
+    said: dict[tuple[str | None, str], set[str]] = defaultdict(set)
     for image in folders:
-        said[image.label].add(rows.get(image.member, tables.Row()).label or image.label)
-    classes = {label for label in said if label in said[label]}
+        label = rows.get(image.member, tables.Row()).label or image.label
+        said[image.split, image.label].add(label)
+    classes = {label for (_, label), labels in said.items() if label in labels}
     images = {}
     for image in folders:
         row = rows.get(image.member, tables.Row())
-        if len(said[image.label]) > 1 and said[image.label] <= classes - {image.label}:
+        labels = said[image.split, image.label]
+        if len(labels) > 1 and labels <= classes - {image.label}:
             continue
         if row.label not in ("", image.label):
             return []

@@ -9,6 +9,7 @@ import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from functools import cache
 from itertools import takewhile, zip_longest
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
@@ -83,9 +84,8 @@ def read(
     """
     index = _Index(pictures)
     notes = {PurePosixPath(name).stem for name in pictures}
-    rows: dict[str, Row] = {}
-    left, unclear, numbers = {}, {}, {}
-    source: dict[str, str] = {}
+    found: list[tuple[bool, str, dict[str, Row]]] = []
+    left, unclear = {}, {}
     for name in names:
         path = PurePosixPath(name)
         note = path.stem in notes and path.suffix.lower() != ".csv"  # about one picture
@@ -95,41 +95,28 @@ def read(
             if grid is None:
                 left[name] = "not an image"
                 continue
-            table = _Table(name, grid, index, split_of, columns or params.Columns())
-            found, missing = table.rows()
+            table = _Table(name, grid, index, cache(split_of), columns or params.Columns())
+            found.append((table.sure, name, table.rows))
+            left |= table.left
         except UnclearError as error:
             if error.__cause__ and path.name.lower() in NAMES:
                 raise InputError(f"{name}: {error}") from error
             unclear[name] = str(error)
-            continue
-        left |= missing
-        if not table.sure:
-            numbers[name] = found
-            continue
-        _add(rows, found, source, name)
-    sure = any(row.label for row in rows.values())
-    for name, found in numbers.items():
-        if sure:
-            unclear[name] = "has numbers in a column of any name, and others have classes"
-        else:
-            _add(rows, found, source, name)
-    return Labels(rows, left, unclear, sure)
-
-
-def _add(rows: dict[str, Row], found: dict[str, Row], source: dict[str, str], name: str) -> None:
-    """Add what a table says to what others say of the same pictures."""
-    for picture, row in found.items():
-        other = rows.get(picture, Row())
-        for one, two in zip(row[:2], other[:2], strict=True):
-            if one and two and one != two:
-                raise InputError(
-                    f"{picture!r} is {two!r} in {source[picture]} and {one!r} in {name}; remove "
-                    "one of these tables, or name the columns in data.columns"
-                )
-        rows[picture] = Row(
-            row.label or other.label, row.split or other.split, row.of_table or other.of_table
-        )
-        source[picture] = name
+    sure = any(row.label for certain, _, rows in found if certain for row in rows.values())
+    said: dict[str, tuple[Row, str]] = {}
+    for certain, name, rows in found:
+        for picture, row in rows.items():
+            new = row if certain or not sure else row._replace(label="")
+            old, source = said.get(picture, (Row(), ""))
+            for one, two in zip(old[:2], new[:2], strict=True):
+                if one and two and one != two:
+                    raise InputError(
+                        f"{picture!r} is {one!r} in {source} and {two!r} in {name}; remove one of "
+                        "these tables, or name the columns in data.columns"
+                    )
+            label, split, of_table = (one or two for one, two in zip(old, new, strict=True))
+            said[picture] = Row(label or "", split, of_table), name
+    return Labels({picture: row for picture, (row, _) in said.items()}, left, unclear, sure)
 
 
 def encoding_of(raw: bytes) -> str:
@@ -264,46 +251,33 @@ class _Table:
         self.name, self.index, self.split_of, self.told = name, index, split_of, told
         self.of_table = split_of(_KINDS.sub("", PurePosixPath(name).stem))
         self.sure = True
-        rows: Grid = []
-        comment: list[str] = []
-        for row in grid:
-            if not row[0].startswith("#") or index.find(row[0])[0]:
-                rows.append(row)
-            elif not rows:  # the last of them may be the header
-                comment = [row[0].lstrip("# "), *row[1:]]
+        self.left: dict[str, str] = {}
+        rows = [row for row in grid if not row[0].startswith("#") or index.find(row[0])[0]]
         width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
         self.cells = [[row[c] if c < len(row) else "" for row in rows] for c in range(width)]
         self.titles = [f"column {c + 1}" for c in range(width)]
-        header = comment if len(comment) == width else [column[0] for column in self.cells]
-        self.file = self._file(header)
-        style = [_ending(cell) in index.endings for cell in self.cells[self.file][:2]]
-        found = self.named[self.cells[self.file][0]]
-        if header is comment:
-            self.titles = comment
-        elif not style[0] and (any(style) or not found):  # the first row is no picture's
-            self.titles = [title or self.titles[c] for c, title in enumerate(header)]
-            self.cells = [column[1:] for column in self.cells]
-
-    def rows(self) -> tuple[dict[str, Row], dict[str, str]]:
-        """Return what the table says of each picture, and why rows are left out.
-
-        Raises:
-            InputError: a split is unknown.
-            UnclearError: there is no label and no split, or more than one of a picture.
-        """
-        left: dict[str, str] = {}
+        file, named = self._file()
+        first, *more = self.cells[file]
+        style = [_ending(cell) in index.endings for cell in (first, *more[:1])]
+        if not style[0] and (any(style) or not named[first]):  # no picture's row, but the titles
+            self.titles = [
+                column.pop(0) or title
+                for column, title in zip(self.cells, self.titles, strict=True)
+            ]
         kept: dict[int, str] = {}
-        for number, cell in enumerate(self.cells[self.file]):
-            found = self.named[cell]
-            if len(found) > 1:
-                raise UnclearError(f"{cell!r} may be {found[0]!r} or {found[1]!r}")
-            if found:
-                kept[number] = found[0]
+        for number, cell in enumerate(self.cells[file]):
+            if len(named[cell]) > 1:
+                raise UnclearError("{!r} may be {!r} or {!r}".format(cell, *named[cell]))
+            if named[cell]:
+                kept[number] = named[cell][0]
             elif cell:
-                left[cell] = "in the table, but no such file"
+                self.left[cell] = "in the table, but no such file"
         self.cells = [[column[number] for number in kept] for column in self.cells]
-        given = self.cells.pop(self.file)
-        self.titles.pop(self.file)
+        self.titles.pop(file)
+        self.rows = self._rows(self.cells.pop(file), list(kept.values()))
+
+    def _rows(self, given: list[str], pictures: list[str]) -> dict[str, Row]:
+        """Return what the table says of each picture."""
         splits = self._splits()
         labels = self._labels()
         if not (labels or splits or self.of_table):
@@ -311,29 +285,29 @@ class _Table:
                 f"no column looks like labels, of {_listed(self.titles)}; if one has them, name it "
                 "in data.columns, such as {label: kind}"
             )
-        blank = [""] * len(kept)
+        blank = [""] * len(given)
         rows: dict[str, Row] = {}
         for cell, picture, label, split in zip(
-            given, kept.values(), labels or blank, splits or blank, strict=True
+            given, pictures, labels or blank, splits or blank, strict=True
         ):
             row = Row(label, self.split_of(split), self.of_table)
             if rows.setdefault(picture, row) != row:
                 what = "splits" if rows[picture].label == label else "classes"
                 raise UnclearError(f"{cell!r} has two {what}; remove one row")
             if labels and not label:
-                left[picture] = "without a class in the table"
-        return rows, left
+                self.left[picture] = "without a class in the table"
+        return rows
 
-    def _file(self, header: list[str]) -> int:
-        """Find the column of the files, and what its cells name."""
-        if self.told.file is None:
-            columns = list(range(len(self.cells)))
-        else:
-            given = self.titles if self.told.file in self.titles else header
-            columns = [_place(self.told.file, given)]
+    def _file(self) -> tuple[int, dict[str, list[str]]]:
+        """Return the column of the files, and the pictures that each of its cells may name."""
+        header = [column[0] or title for column, title in zip(self.cells, self.titles, strict=True)]
+        columns = list(range(len(header)))
+        if self.told.file is not None:
+            titles = self.titles if self.told.file in self.titles else header
+            columns = [_place(self.told.file, titles)]
         named = {c: self._named(self.cells[c]) for c in columns}
         counts = {c: len({names[0] for names in named[c].values() if names}) for c in columns}
-        rows, pictures = len(header and self.cells[0]), len(self.index.names)
+        rows, pictures = len(self.cells[0]) if header else 0, len(self.index.names)
         least = max(max(counts.values(), default=0) / 2, 1)
         if self.told.file is None:  # else a number in another column may be a picture's name
             least = max(least, min(rows, pictures) / 10)
@@ -355,9 +329,8 @@ class _Table:
             )
         if len(same) > 1:
             raise _asked("file", [header[c] for c in sorted(same.values())])
-        file = min(same.values())
-        self.named = named[file]
-        return file
+        (file,) = same.values()
+        return file, named[file]
 
     def _named(self, cells: list[str]) -> dict[str, list[str]]:
         """Return for each cell the picture that it names, or two that it may be."""
@@ -420,10 +393,15 @@ class _Table:
             known = self.index.folders
             likely = (
                 [c for c in every if self.titles[c].casefold() in LABELS and words[c]]
-                or [c for c in every if words[c] and {_key(w)[:1] for w in words[c]} <= known]
+                or [
+                    c
+                    for c in every
+                    if words[c] and {part for word in words[c] for part in _key(word)} <= known
+                ]
                 or [c for c in every if _repeated(self.cells[c], words[c])]
             )
             few = [c for c in every if 1 < len(words[c]) == len(self.cells[c]) <= SMALL]
+            few = [c for c in few if not all(map(_NUMBER.fullmatch, words[c]))]
             likely = likely or few[: len(few) == 1]
         # `0, 1, …` and `rose, lily, …` in two columns are the same classes: words name them.
         same = {}
@@ -487,9 +465,8 @@ def _refuse_lists(labels: set[str]) -> None:
 
 
 def _place(title: str, titles: list[str]) -> int:
-    for one, others in ((title, titles), (title.casefold(), [each.casefold() for each in titles])):
-        if one in others:
-            return others.index(one)
+    if title in titles:
+        return titles.index(title)
     raise UnclearError(f"there is no column {title!r}, but {_listed(titles)}; correct data.columns")
 
 
