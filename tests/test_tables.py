@@ -78,6 +78,10 @@ WRITTEN = {
     ),
     "a list in JSON": ("x.json", json.dumps([{"f": f, "k": k} for f, k in EXPECTED.items()])),
     "a mapping in JSON": ("x.json", json.dumps(EXPECTED)),
+    "a mapping to more": (
+        "x.json",
+        json.dumps({file: {"kind": kind, "width": 5} for file, kind in EXPECTED.items()}),
+    ),
     "measurements": (
         "x.csv",
         rows(FLAT, [20 + n % 3 for n in EIGHT], AB, [n % 3 / 7 for n in EIGHT], header="f,age,k,x"),
@@ -259,7 +263,12 @@ REFUSED = {
     "several marks": (
         FLAT,
         rows(FLAT, [n % 2 for n in EIGHT], [n // 4 for n in EIGHT], header="f,A,B"),
-        "several labels for one picture, such as A, B",
+        "several labels, as here A, B, are not supported",
+    ),
+    "the same marks": (
+        FLAT,
+        rows(FLAT, [n % 2 for n in EIGHT], [n % 2 for n in EIGHT], header="f,A,B"),
+        "several labels, as here A, B, are not supported",
     ),
     "several in a cell": (
         FLAT,
@@ -277,6 +286,12 @@ REFUSED = {
         ["x/1.jpg", "y/1.jpg"],
         rows(["1.jpg", "1.png"], "ab", header="f,label"),
         "'1.jpg' may be 'x/1.jpg' or 'y/1.jpg'",
+    ),
+    "other JSON": (FLAT, json.dumps({"images": [{"id": 9}] * 999, "boxes": [1]}), "names none"),
+    "no words of splits": (
+        FLAT,
+        rows(FLAT, AB, [n % 3 for n in EIGHT], header="f,k,partition"),
+        r"'0' in the column partition .*data\.splits: {\"0\": test}",
     ),
     "damaged JSON": (FLAT, '{"f": "0.jpg"}\n{"f"', "not a table"),
     "deep JSON": (FLAT, "[" * 100_000, "not a table"),

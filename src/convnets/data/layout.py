@@ -141,7 +141,9 @@ def recognise(
             len({re.sub(r"\d+", "", image.label) for image in possible[name]}) == 1
         ):
             del possible[name]  # `part_1`, `part_2`, `patient3`: beside a table, only folders
-    if unclear and (not (several or table) or (columns and not of_tables.rows)):
+    if columns and not of_tables.rows:
+        raise InputError(unclear or "data.columns is set, but no table is there; set data.labels")
+    if unclear and not (several or table):
         raise InputError(f"no classes found: {unclear}")
     if not possible:
         without = [name for path, name in inside.items() if not _NUMBERED.fullmatch(path[-1])]

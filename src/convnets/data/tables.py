@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
-from itertools import takewhile, zip_longest
+from itertools import zip_longest
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,6 +31,7 @@ LABELS = frozenset(
 ENCODINGS = ["cp949", "cp932", "gb18030", "big5", "cp1252", "cp437"]
 ONES, ZEROS = {"1", "1.0", "true"}, {"", "0", "0.0", "-1", "-1.0", "false"}
 SMALL = 20  # a table of so few rows may name a class once
+SHOWN = 40  # characters of a cell in a message
 SAMPLE = 100  # rows that show how a table is written
 
 _ENDING = re.compile(r"\.[a-z][a-z0-9]{1,4}$")
@@ -83,12 +84,13 @@ def read(
         InputError: a split is unknown, tables contradict each other, or one is damaged.
     """
     index = _Index(pictures)
-    notes = {PurePosixPath(name).stem for name in pictures}
     found: list[tuple[bool, str, dict[str, Row]]] = []
     left, unclear = {}, {}
     for name in names:
         path = PurePosixPath(name)
-        note = path.stem in notes and path.suffix.lower() != ".csv"  # about one picture
+        note = (
+            _key(path.stem)[0] in index.ends and path.suffix.lower() != ".csv"
+        )  # about one picture
         try:
             raw = b"" if note or "submission" in path.name.lower() else _parsed(content, name)
             grid = _grid(raw, index)
@@ -148,24 +150,19 @@ class _Index:
     def find(self, cell: str) -> tuple[list[str], Parts]:
         """Return the picture, or two that it may be, and the folders that only the cell has."""
         end, *folders = _key(cell) or ("",)
-        for ordered, last in (
-            (self.whole, end),
-            (self.stems, end),
-            (self.stems, _ENDING.sub("", end)),
-        ):
+        ways = ((self.whole, end), (self.stems, end), (self.stems, _ENDING.sub("", end)))
+        for ordered, last in ways if self.ends.intersection((end, ways[2][1])) else ():
             wanted = (last, *folders)
-            if last in self.ends:
-                place = bisect_left(ordered, (wanted,))
-                near = ordered[max(place - 1, 0) : place + 1]
-                common = max((_start(wanted, key) for key, _ in near), key=len)
+            place = bisect_left(ordered, (wanted,))
+            near = ordered[max(place - 1, 0) : place + 1]
+            common = wanted[: max(_common(wanted, key) for key, _ in near)]
+            if common:
                 first = bisect_left(ordered, (common,))
-                found = [each for each in ordered[first : first + 2] if common]
-                found = [each for each in found if each[0][: len(common)] == common]
-                if found:
-                    if found[0][0] == wanted != found[-1][0]:
-                        del found[1]  # the first is the whole path
-                    root = ("/",) if re.match(r"/|\\|\w+:", cell) else ()
-                    return [name for _, name in found], root + wanted[: len(common) - 1 : -1]
+                found = [e for e in ordered[first : first + 2] if e[0][: len(common)] == common]
+                if found[0][0] == wanted != found[-1][0]:
+                    del found[1]  # the first is the whole path
+                root = ("/",) if re.match(r"/|\\|\w+:", cell) else ()
+                return [name for _, name in found], root + wanted[: len(common) - 1 : -1]
         return [], ()
 
 
@@ -175,10 +172,12 @@ def _key(path: str) -> Parts:
     return tuple(part for part in plain.split("/")[::-1] if part not in ("", ".", ".."))
 
 
-def _start(one: Parts, other: Parts) -> Parts:
-    """Return the parts that two paths have in common."""
-    pairs = zip(one, other, strict=False)
-    return tuple(left for left, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+def _common(one: Parts, other: Parts) -> int:
+    """Return how many parts at the start two have in common."""
+    for count, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return count
+    return min(len(one), len(other))
 
 
 def _ending(cell: str) -> str:
@@ -228,7 +227,14 @@ def _from_json(text: str) -> Grid:
         found = [json.loads(line) for line in text.split("\n") if line.strip()]
     if isinstance(found, dict):
         lists = [value for value in found.values() if isinstance(value, list)]
-        found = lists[0] if len(lists) == 1 else [[key, value] for key, value in found.items()]
+        found = (
+            lists[0]
+            if len(lists) == 1
+            else [
+                {"file": key} | value if isinstance(value, dict) else [key, value]
+                for key, value in found.items()
+            ]
+        )
     uses = Counter(key for row in found if isinstance(row, dict) for key in row)
     keys = [key for key, count in uses.items() if count * 100 >= len(found)]
     rows = [[row.get(key) for key in keys] if isinstance(row, dict) else row for row in found]
@@ -355,7 +361,7 @@ class _Table:
         # Where `photos/cat/1.jpg` is `cat/1.jpg`, `photos/dog/1.jpg` is not any other 1.jpg.
         leads = {lead for names, lead in found.values() if len(names) == 1}
         for cell, (_, lead) in found.items():
-            if any(lead[:end] in leads for end in range(lead[:1] == ("/",), len(lead))):
+            if lead and any(lead[:end] in leads for end in range(lead[:1] == ("/",), len(lead))):
                 found[cell] = [], lead
         return {cell: names for cell, (names, _) in found.items()}
 
@@ -366,7 +372,7 @@ class _Table:
         else:
             words = [set(column) for column in self.cells]
             likely = [
-                title.casefold() == "split"
+                title.casefold() in ("split", "partition")
                 or (len(each) <= SMALL and len({*map(self.split_of, each)} - {None}) > 1)
                 for title, each in zip(self.titles, words, strict=True)
             ]
@@ -385,35 +391,31 @@ class _Table:
     def _labels(self) -> list[str] | None:
         """Return the class in each row, if a column or one column for each class has it."""
         several = self._join_marks() if self.told.label is None else ""
-        words = [set(column) - {""} for column in self.cells]
-        every = range(len(words))
+        words = dict(enumerate(set(column) - {""} for column in self.cells))
+        numbers = {c for c in words if all(map(_NUMBER.fullmatch, words[c]))}  # or it is empty
+        called = [c for c in words if self.titles[c].casefold() in LABELS and words[c]]
         if self.told.label is not None:
-            likely = [_place(self.told.label, self.titles)]
-        else:
-            known = self.index.folders
-            likely = (
-                [c for c in every if self.titles[c].casefold() in LABELS and words[c]]
-                or [
-                    c
-                    for c in every
-                    if words[c] and {part for word in words[c] for part in _key(word)} <= known
-                ]
-                or [c for c in every if _repeated(self.cells[c], words[c])]
-            )
-            few = [c for c in every if 1 < len(words[c]) == len(self.cells[c]) <= SMALL]
-            few = [c for c in few if not all(map(_NUMBER.fullmatch, words[c]))]
-            likely = likely or few[: len(few) == 1]
+            called = [_place(self.told.label, self.titles)]
+        folders = [
+            c
+            for c in words
+            if words[c]
+            and self.index.folders.issuperset(p for word in words[c] for p in _key(word))
+        ]
+        again = [c for c in words if _repeated(self.cells[c], words[c], c in numbers)]
+        once = [c for c in words if 1 < len(words[c]) == len(self.cells[c]) <= SMALL]
+        once = [c for c in once if c not in numbers]
+        likely = called or folders or again or once[: len(once) == 1]
         # `0, 1, …` and `rose, lily, …` in two columns are the same classes: words name them.
         same = {}
-        for c in sorted(likely, key=lambda c: not all(map(_NUMBER.fullmatch, words[c]))):
-            numbers = {word: number for number, word in enumerate(dict.fromkeys(self.cells[c]))}
-            same[tuple(map(numbers.__getitem__, self.cells[c]))] = c
-        if len(same) > 1:
+        for c in sorted(likely, key=lambda c: c not in numbers):
+            order = {word: place for place, word in enumerate(dict.fromkeys(self.cells[c]))}
+            same[tuple(map(order.__getitem__, self.cells[c]))] = c
+        if len(same) > 1 or (several and not called and not folders):
             raise _asked("label", [self.titles[c] for c in sorted(same.values())], several)
         for c in same.values():
             _refuse_lists(words[c])
-            named = self.told.label is not None or self.titles[c].casefold() in LABELS
-            self.sure = named or not all(map(_NUMBER.fullmatch, words[c]))
+            self.sure = c in called or c not in numbers
             return self.cells[c]
         return None
 
@@ -429,7 +431,7 @@ class _Table:
                 self.titles[c] for c, cell in zip(bits, row, strict=True) if cell.casefold() in ONES
             ]
             if len(found) > 1:
-                return f"; several labels for one picture, such as {_listed(found)}, do not work"
+                return f"; several labels, as here {_listed(found)}, are not supported"
             joined += found or [""]
         if sum(map(bool, joined)) * 2 >= len(joined):
             self.cells = [column for c, column in enumerate(self.cells) if c not in bits] + [joined]
@@ -437,15 +439,12 @@ class _Table:
         return ""
 
 
-def _repeated(column: list[str], words: set[str]) -> bool:
+def _repeated(column: list[str], words: set[str], are_numbers: bool) -> bool:
     """Whether the words of a column occur again and again, and are no measurements."""
     filled = sum(map(bool, column))
-    if all(map(_NUMBER.fullmatch, words)):
-        numbers = sorted({float(word.replace(",", ".")) for word in words})
-        if numbers[:1] not in ([0], [1]) or numbers != [
-            numbers[0] + n for n in range(len(numbers))
-        ]:
-            return False
+    found = {float(word.replace(",", ".")) for word in words} if are_numbers else set()
+    if found and found not in ({*range(len(found))}, {*range(1, len(found) + 1)}):
+        return False
     few = len(words) * 2 <= filled or len(words) < filled <= SMALL
     return few and len(words) > 1 and filled * 2 >= len(column)
 
@@ -459,8 +458,8 @@ def _refuse_lists(labels: set[str]) -> None:
             known = labels if pattern == r"\s+" else {part for part in each if uses[part] > 1}
             if label[:1] == "[" or (len(each) > 1 and ("|" in label or known.issuperset(each))):
                 raise UnclearError(
-                    f"{label!r} is several labels for one picture, which do not work; keep one, or "
-                    "join the words of one class by a hyphen"
+                    f"{label[:SHOWN]!r} is several labels for one picture, which is not supported; "
+                    "keep one, or join the words of one class by a hyphen"
                 )
 
 
@@ -481,4 +480,4 @@ def _quoted(word: str) -> str:
 
 
 def _listed(titles: list[str]) -> str:
-    return ", ".join(titles[:SMALL]) + (", …" if len(titles) > SMALL else "")
+    return ", ".join(each[:SHOWN] for each in titles[:SMALL]) + ", …" * (len(titles) > SMALL)
