@@ -346,18 +346,19 @@ class _Table:
             beside = f"{folder}/{cell}" if folder else cell
             exact = [name for name in (beside, cell) if name in self.index.names][:1]
             found[cell] = (exact, ()) if exact else self.index.find(cell)
+            if len(found[cell][0]) > 1:
+                names, lead = self.index.find(beside)
+                found[cell] = (names, lead) if len(names) == 1 and not lead else found[cell]
         several = [cell for cell, (names, _) in found.items() if len(names) > 1]
-        for near in (
-            lambda name: bool(folder) and name.startswith(f"{folder}/"),
-            lambda name: (
-                bool(self.of_table) and self.of_table in map(self.split_of, name.split("/"))
-            ),
-        ):
-            nearer = _Index(filter(near, self.index.names if several else ()))
-            for cell in several:
-                names, lead = nearer.find(cell)
-                if len(names) == 1 and lead == found[cell][1]:
-                    found[cell] = names, lead
+        if several:
+            names = sorted(self.index.names)
+            below = [name for name in names if folder and name.startswith(f"{folder}/")]
+            of_split = [n for n in names if self.of_table in map(self.split_of, n.split("/")[:-1])]
+            for index in map(_Index, (below, of_split if self.of_table else [])):
+                for cell in several:
+                    names, lead = index.find(cell)
+                    if len(names) == 1 and lead == found[cell][1]:
+                        found[cell] = names, lead
         # Where `photos/cat/1.jpg` is `cat/1.jpg`, `photos/dog/1.jpg` is not any other 1.jpg.
         leads = {lead for names, lead in found.values() if len(names) == 1}
         for cell, (_, lead) in found.items():
