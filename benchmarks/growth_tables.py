@@ -6,7 +6,7 @@ python -m benchmarks.growth_tables
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from convnets.data import layout
@@ -84,25 +84,22 @@ def calls(run: Callable[[], object]) -> int:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Return the time that a function takes."""
-    start = time.perf_counter()
+    """Return the processor time that a function takes."""
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
-def table(sizes: tuple[int, ...] = SIZES) -> str:
-    """Return the seconds of each form at each size, and their ratios, as a Markdown table."""
-    lines = [
-        "| table | " + " | ".join(f"{size:,} rows" for size in sizes) + " | ratios |",
-        "|---|" + "---:|" * (len(sizes) + 1),
-    ]
+def table(sizes: tuple[int, ...] = SIZES) -> Iterator[str]:
+    """Yield a Markdown table of the seconds of each form at each size, and their ratios."""
+    yield "| table | " + " | ".join(f"{size:,} rows" for size in sizes) + " | ratios |"
+    yield "|---|" + "---:|" * (len(sizes) + 1)
     for form in FORMS:
         took = [seconds(task(form, size)) for size in sizes]
-        ratios = [f"{after / before:.1f}" for before, after in pairwise(took)]
-        cells = [f"{each:.2f} s" for each in took]
-        lines.append(f"| {form} | " + " | ".join([*cells, ", ".join(ratios)]) + " |")
-    return "\n".join(lines)
+        ratios = ", ".join(f"{after / before:.1f}" for before, after in pairwise(took))
+        yield f"| {form} | " + " | ".join([*(f"{each:.2f} s" for each in took), ratios]) + " |"
 
 
 if __name__ == "__main__":
-    print(table())
+    for line in table():
+        print(line, flush=True)

@@ -122,8 +122,8 @@ def recognise(
     possible = several or possible
     if wanted != "auto":
         fits = {name: found for name, found in possible.items() if name == wanted}
-        if wanted == "table" and not fits and unclear:
-            raise InputError(unclear)
+        if wanted == "table" and not fits and (unclear or labels):
+            raise InputError(unclear or f"{labels}: no table of labels; correct data.labels")
         if possible and not fits:
             raise InputError(f"data.layout {wanted} does not fit; possible: {', '.join(possible)}")
         possible = fits

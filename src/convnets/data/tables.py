@@ -88,12 +88,10 @@ def read(
     left, unclear = {}, {}
     for name in names:
         path = PurePosixPath(name)
-        note = (
-            _key(path.stem)[0] in index.ends and path.suffix.lower() != ".csv"
-        )  # about one picture
+        about_one = path.suffix.lower() != ".csv" and index.ends.issuperset(_key(path.stem))
         try:
-            raw = b"" if note or "submission" in path.name.lower() else _parsed(content, name)
-            grid = _grid(raw, index)
+            other = about_one or "submission" in path.name.lower()
+            grid = None if other else _grid(_parsed(content, name), index)
             if grid is None:
                 left[name] = "not an image"
                 continue
