@@ -203,7 +203,8 @@ def test_a_table_that_stands_elsewhere(tmp_path):
     assert (found.name, [image.label for image in found.images]) == ("table", ["01", "1e5"])
     assert found.skipped == {"y/3.jpg": "not in the table"}
     for content, problem in (
-        ("a,b\n1,2\n", r"table\.csv: names none of the images; it needs the columns"),
+        ("a,b\n7,8\n", r"table\.csv: names none of the images; it needs the columns .* a, b"),
+        ("Hello\n", r"table\.csv: no table of labels; correct data\.labels"),
         ("file,label\n1.jpg,a\nx/1.jpg,b\n", r"'x/1\.jpg' has two classes; remove one row"),
     ):
         table.write_text(content)

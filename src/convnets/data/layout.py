@@ -3,32 +3,23 @@
 The same for a folder and for an archive. Every file that is not used has a reason.
 """
 
-import codecs
-import csv
-import io
 import json
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from charset_normalizer import from_bytes
-
-from convnets.base import files
+from convnets.base import files, params
 from convnets.base.console import InputError, printable
-from convnets.data.images import ImageError
+from convnets.data import tables
 
 SUFFIXES = frozenset(
     f".{kind}"
     for kind in ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "avif")
 ) | {".heic", ".heif"}
-TABLES = ("labels.csv", "metadata.csv")
-# Hugging Face's ImageFolder has file_name and label, Kaggle's competitions id and breed.
-FILE_COLUMNS = ("file_name", "file", "filename", "image", "image_id", "path", "id")
-LABEL_COLUMNS = ("label", "class", "breed", "category", "species")
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
@@ -36,8 +27,6 @@ SPLITS = {
 }
 # Words that people put around the name of a split: `seg_train`, `test_set`, `Training Data`.
 FILLERS = frozenset(("set", "seg", "data", "dataset", "images", "imgs", "split"))
-# How systems without UTF-8 write: Korean, Japanese, Chinese, Western.
-ENCODINGS = ["cp949", "cp932", "gb18030", "big5", "cp1252", "cp437"]
 JUNK = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "__pycache__"))
 
 _NUMBERED = re.compile(r"(?P<label>[^.]+)\.(?P<number>\d{1,9})\.[^.]+")
@@ -73,13 +62,19 @@ class Layout(NamedTuple):
     skipped: dict[str, str]  # the path of each file that is not used, and why
 
 
-def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -> Layout:
+def recognise(
+    source: Files,
+    wanted: str = "auto",
+    labels: Path | None = None,
+    *,
+    columns: params.Columns | None = None,
+) -> Layout:
     """Recognise the layout of a folder or an archive.
 
     - classes: `cat/1.jpg`, at any depth below the class; `cat/train/1.jpg` keeps the split.
     - splits: `train/cat/1.jpg`, where `train` is a name in `SPLITS`, in any capitals.
     - numbered: `cat.1.jpg`, as Kaggle's, where all pictures are named so.
-    - table: a `labels.csv` or `metadata.csv` names the class of each picture.
+    - table: a table names the class of each picture, see `tables.read`.
 
     Folders around all of these do not matter.
 
@@ -87,12 +82,13 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
         source: the folder or the archive.
         wanted: one of these layouts, or `auto`.
         labels: a table that stands elsewhere. Then the layout is `table`.
+        columns: of the tables, where they are not found.
 
     Raises:
         InputError: there are no pictures or no classes, there is more than one reading, the wanted
             layout does not fit, or a folder beside the classes is empty.
     """
-    pictures, tables, skipped = sort_out(source.names)
+    pictures, named, skipped = sort_out(source.names)
     skipped |= source.skipped
     if not pictures:
         raise InputError("no images found; expected <class>/*.jpg, or <class>.<number>.jpg")
@@ -100,22 +96,18 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
     splits = _by_split(inside)
     classes = _by_class(inside, splits)
     if labels is None:
-        try:
-            table, left = _by_table({name: source.read(name) for name in tables}, inside)
-        except ImageError as error:
-            raise InputError(f"{' or '.join(tables)} is {error}; get it again") from error
+        of_tables = tables.read(named, source.read, pictures, split_of, columns)
     else:
         wanted = "table"
         try:
-            table, left = _by_table({str(labels): labels.read_bytes()}, inside)
+            content = labels.read_bytes()
         except OSError as error:
             raise InputError(f"{labels}: {error.strerror}; correct data.labels") from error
-        if not table:
-            raise InputError(
-                f"{labels}: names none of the images; it needs the columns file_name and label"
-            )
+        of_tables = tables.read([str(labels)], lambda _: content, pictures, split_of, columns)
+    table = _by_table(of_tables, inside)
+    unclear = "; ".join(f"{name}: {why}" for name, why in list(of_tables.unclear.items())[:3])
     readings = {
-        "table": table,
+        "table": _one_split(table),
         "splits": splits,
         "classes": classes,
         "numbered": _by_number(inside, splits, classes),
@@ -130,12 +122,29 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
     possible = several or possible
     if wanted != "auto":
         fits = {name: found for name, found in possible.items() if name == wanted}
+        if wanted == "table" and not fits and (unclear or labels):
+            raise InputError(unclear or f"{labels}: no table of labels; correct data.labels")
         if possible and not fits:
             raise InputError(f"data.layout {wanted} does not fit; possible: {', '.join(possible)}")
         possible = fits
     others = [name for name in possible if name != "table"]
-    if others and table and _agree(table, possible[others[0]]):
-        del possible["table"]  # it says what the folders say
+    rows = of_tables.rows
+    if others and not of_tables.sure:  # the numbers of any column are nothing against folders
+        table, rows = [], {member: row._replace(label="") for member, row in rows.items()}
+        possible.pop("table", None)
+    for name in others if rows else ():
+        completed = _completed(possible[name], table, rows)
+        if completed:
+            possible[name] = completed
+            possible.pop("table", None)
+        elif any(re.sub(r"\d+", "", image.label) for image in possible[name][:1]) and (
+            len({re.sub(r"\d+", "", image.label) for image in possible[name]}) == 1
+        ):
+            del possible[name]  # `part_1`, `part_2`, `patient3`: beside a table, only folders
+    if columns and not of_tables.rows:
+        raise InputError(unclear or "data.columns is set, but no table is there; set data.labels")
+    if unclear and not (several or table):
+        raise InputError(f"no classes found: {unclear}")
     if not possible:
         without = [name for path, name in inside.items() if not _NUMBERED.fullmatch(path[-1])]
         path = min(without or inside.values())
@@ -153,7 +162,8 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
     used = {image.member for image in images}
     why = "not in the table" if name == "table" else "beside the class folders"
     skipped |= {path: why for path in pictures if path not in used}
-    skipped |= {path: told for path, told in left.items() if name == "table" or path in tables}
+    skipped |= {path: f"a table that is not used: {why}" for path, why in of_tables.unclear.items()}
+    skipped |= {path: why for path, why in of_tables.left.items() if path not in used}
     _check(name, images)
     if name in ("classes", "splits"):
         _check_folders(images, source.empty)
@@ -180,20 +190,20 @@ def split_of(folder: str) -> str | None:
 
 def sort_out(names: Iterable[str]) -> tuple[list[str], list[str], dict[str, str]]:
     """Return the paths of pictures and of tables, and why each of the others is skipped."""
-    pictures, tables, skipped = [], [], {}
+    pictures, labels, skipped = [], [], {}
     for name in sorted(names):
         path = PurePosixPath(name)
         if any(part.startswith(".") or part.lower() in JUNK for part in path.parts):
             skipped[name] = "hidden or a system's"
         elif any(character < " " for character in name):
             skipped[name] = "has a control character in its name"
-        elif path.name.lower() in TABLES:
-            tables.append(name)
         elif path.suffix.lower() in SUFFIXES:
             pictures.append(name)
+        elif path.suffix.lower() in tables.SUFFIXES:
+            labels.append(name)
         else:
             skipped[name] = "not an image"
-    return pictures, tables, skipped
+    return pictures, labels, skipped
 
 
 def _unwrap(pictures: Iterable[str]) -> dict[Parts, str]:
@@ -301,95 +311,54 @@ def _number(name: str, label: str) -> int | None:
     return int(match["number"])
 
 
-def _by_table(
-    tables: dict[str, bytes], inside: dict[Parts, str]
-) -> tuple[list[Image], dict[str, str]]:
-    """Return the pictures that tables name, and why other rows and tables are left out.
-
-    Args:
-        tables: the content of each CSV file by its path.
-        inside: the pictures.
-    """
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for path, name in inside.items():
-        for known in {path[-1], PurePosixPath(path[-1]).stem}:
-            by_name[known].append(name)
-    exact = set(inside.values())
+def _by_table(found: tables.Labels, inside: dict[Parts, str]) -> list[Image]:
+    """Return the pictures of which tables say the class."""
     splits = {name: split_of(path[0]) for path, name in inside.items() if len(path) > 1}
-    images: dict[str, Image] = {}
-    left: dict[str, str] = {}
-    for table, content in tables.items():
-        for given, of_class, split in _rows(table, content, left):
-            whole = [str(PurePosixPath(table).parent / given), given]
-            found = [name for name in whole if name in exact][:1]
-            found = found or _ending(given, by_name.get(PurePosixPath(given).name, []))
-            if len(found) > 1:
-                raise InputError(f"{table}: {given!r} may be {found[0]!r} or {found[1]!r}")
-            if not found:
-                left[given] = "in the table, but no such file"
-            elif not of_class:
-                left[found[0]] = "without a class in the table"
-            else:
-                image = Image(of_class, None, found[0], split or splits.get(found[0]))
-                if images.setdefault(found[0], image) != image:
-                    raise InputError(f"{table}: {given!r} has two classes; remove one row")
-    named = {image.split for image in images.values()}
-    keep = len(named) > 1
-    return [image if keep else image._replace(split=None) for image in images.values()], left
-
-
-def _rows(
-    table: str, content: bytes, left: dict[str, str]
-) -> Iterator[tuple[str, str, str | None]]:
-    """Yield the file, the class and the split of each row, if the table has such columns."""
-    text = content.decode(encoding_of(content), "replace")
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # spreadsheets write any of them
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        columns = {str(column).strip().lower(): column for column in rows.fieldnames or ()}
-        file, label = (
-            next((columns[key] for key in keys if key in columns), None)
-            for keys in (FILE_COLUMNS, LABEL_COLUMNS)
-        )
-        if file is None or label is None:
-            left[table] = "a table without the columns file_name and label"
-            return
-        for row in rows:
-            given = (row[file] or "").strip().replace("\\", "/")  # as Windows writes paths
-            split = split_of(row.get(columns.get("split", "")) or "")
-            yield given, (row[label] or "").strip(), split
-    except csv.Error as error:
-        raise InputError(f"{table}: not a table ({error}); correct it") from error
-
-
-def _ending(given: str, names: list[str]) -> list[str]:
-    """Return the names that end with a path, with or without a suffix; any, if it is absolute."""
-    if given.startswith("/") or re.match("[A-Za-z]:/", given):
-        return names
-    path = f"/{given}"
     return [
-        name
-        for name in names
-        if f"/{name}".endswith(path) or f"/{PurePosixPath(name).with_suffix('')}".endswith(path)
+        Image(row.label, None, name, row.split or splits.get(name) or row.of_table)
+        for name, row in found.rows.items()
+        if row.label
     ]
 
 
-def encoding_of(raw: bytes) -> str:
-    """Return the encoding of text that does not say which it is."""
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        best = from_bytes(raw, cp_isolation=ENCODINGS).best()
-        return best.encoding if best else "cp437"  # which has a character for each byte
-    return "utf-8-sig"
+def _one_split(images: list[Image]) -> list[Image]:
+    """Return pictures; what all of them are in is no split."""
+    keep = len({image.split or "train" for image in images}) > 1
+    return [image if keep else image._replace(split=None) for image in images]
 
 
-def _agree(table: list[Image], folders: list[Image]) -> bool:
-    known = {image.member: image.label for image in folders}
-    return all(known.get(image.member, image.label) == image.label for image in table)
+def _completed(
+    folders: list[Image], table: list[Image], rows: dict[str, tables.Row]
+) -> list[Image]:
+    """Return the pictures of folders with what tables add, if the two agree; else none.
+
+    Tables add splits, and pictures of the same classes that are elsewhere. A folder in which they
+    name several other classes is none itself, such as Tiny ImageNet's `val/images`.
+    """
+    said: dict[tuple[str | None, str], set[str]] = defaultdict(set)
+    for image in folders:
+        label = rows.get(image.member, tables.Row()).label or image.label
+        said[image.split, image.label].add(label)
+    classes = {label for (_, label), labels in said.items() if label in labels}
+    images = {}
+    for image in folders:
+        row = rows.get(image.member, tables.Row())
+        labels = said[image.split, image.label]
+        if len(labels) > 1 and labels <= classes - {image.label}:
+            continue
+        if row.label not in ("", image.label):
+            return []
+        if row.split and image.split and row.split != image.split:
+            raise InputError(
+                f"{image.member!r} is in a folder for {image.split}, and in a table for "
+                f"{row.split}; correct one of them"
+            )
+        split = row.split or image.split or row.of_table
+        images[image.member] = image._replace(split=split)
+    more = [image for image in table if image.member not in images]
+    if any(image.label not in classes for image in more):
+        return []
+    return _one_split([*images.values(), *more])
 
 
 def _classes(images: list[Image]) -> str:
