@@ -4,15 +4,18 @@ import contextlib
 import hashlib
 import io
 import json
+import shutil
+import subprocess
 import zipfile
 from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from convnets.base import console, params
+from convnets.base import console, files, params
 from convnets.base.console import InputError
 from convnets.data import inspection, sample, sources, subset, web
 from tests.commands import Clone, decoded, serving
+from tests.test_disks import mount
 
 MEGABYTE = web.MEGABYTE
 
@@ -194,14 +197,24 @@ def test_a_server_that_stays_busy_and_one_that_is_not_there(server, tmp_path, mo
         web.download("http://127.0.0.1:9/x.zip", tmp_path, None)
 
 
-def test_the_size_is_bounded(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(web, "MAX_BYTES", 2 * MEGABYTE)
-    with pytest.raises(InputError, match=r"GB are free; free some space"):
-        web.download(f"{server.address}/x.zip", tmp_path, None)
-    server.chunked = True
-    with pytest.raises(InputError, match="does not end"):
-        web.download(f"{server.address}/x.zip", tmp_path, None)
-    assert all(path.stat().st_size <= 2 * MEGABYTE for path in tmp_path.iterdir())
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_reserve_stays_free_and_the_rest_resumes(server, tmp_path, monkeypatch, chunked):
+    """On a small disk, with and without a length."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount(disk, "size=2m")
+    try:
+        monkeypatch.setattr(files, "RESERVE", MEGABYTE // 2)
+        server.chunked = chunked
+        with pytest.raises(InputError, match=r"disk: needs .* GB are free, .*; free some space"):
+            web.download(f"{server.address}/x.zip", disk, None)
+        assert shutil.disk_usage(disk).free >= files.RESERVE
+        assert len(list(disk.glob("*.unfinished"))) == chunked
+        subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
+        web.download(f"{server.address}/x.zip", disk, server.sha256)
+        assert (server.ranges[1] is not None) == chunked
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("address", ["ftp://x/y.zip", "file:///etc/passwd", "https:///y.zip"])

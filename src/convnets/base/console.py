@@ -5,6 +5,7 @@ import errno
 import gc
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -13,7 +14,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +26,7 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
+_SCHEME = r"(?i:[a-z][a-z0-9+.-]+:[/\\]+)"  # of an address; a drive has one letter
 _hushed = ExitStack()
 # Keras and TensorFlow import these if they are there, for parts that nothing here uses. They are a
 # third of the time that Keras takes. Who needs one imports it: later, or before.
@@ -153,13 +154,30 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
+def is_address(text: str) -> bool:
+    """Tell whether a text is the address of something elsewhere, such as `s3://bucket/photos`."""
+    return bool(re.match(_SCHEME, text.lstrip()))
+
+
 def public(address: str) -> str:
-    """Return a web address without what may be secret: its user, password and query."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return "the address"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """Return an address without what may be secret: its user, password, query and fragment.
+
+    It need not be a valid one: in doubt, more is hidden. A password may have any character.
+    """
+    scheme, rest = re.fullmatch(rf"({_SCHEME}|//)?(.*)", address.strip(), re.DOTALL).groups("")  # type: ignore[union-attr]
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in host:
+        rest = host.rpartition("@")[2] + rest[len(host) :]
+    elif re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", host) is None:  # `user:pass/word@host`
+        rest = rest.rpartition("@")[2] if "@" in rest else "…" + rest[len(host) :]
+    return scheme + re.split("[?#]", rest, maxsplit=1)[0]
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which each address is `public`."""
+    known = rf"""(?:{_SCHEME}|//)(?:[^/?#\n]*@)?(?:[^\s'"<>]*[^\s'"<>:;,.)])?"""
+    text = re.sub(known, lambda found: public(found[0]), text)
+    return re.sub(r"""(?<=[\w/])\?[^\s'"=]+=[^\s'"]*""", "", text)  # of an address's path alone
 
 
 def run(main: Callable[[], None]) -> None:
@@ -192,7 +210,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _fail(why: str) -> NoReturn:
-    print(f"error: {printable(why)}", file=sys.stderr)
+    print(f"error: {printable(without_secrets(why))}", file=sys.stderr)
     sys.exit(1)
 
 

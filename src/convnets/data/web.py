@@ -1,32 +1,28 @@
 """Download an archive from a web server: resumable, bounded, checked by its SHA-256."""
 
 import hashlib
-import json
+import os
 import re
-import shutil
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Annotated, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import requests
+from pydantic import Field, TypeAdapter
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from convnets.base import files
 from convnets.base.console import InputError, progress, public
 
-MAX_BYTES = 2**40  # as of an archive's content
 MEGABYTE = 1_000_000
 ATTEMPTS = 5  # to go on after a connection that broke
 TIMEOUT = 60  # seconds without a byte
-WRONG = (  # the address can never work
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidSchema,
-    requests.TooManyRedirects,
-)
 REMEDIES = {
     401: "it needs a password; put it into ~/.netrc, not into the address",
     403: "access is refused; check the address, which may have expired",
@@ -34,6 +30,43 @@ REMEDIES = {
     410: "the file is gone; correct data.path",
     416: "the file has changed; run again",
 }
+CAUSES = {  # by words in what requests says
+    "dependencies for SOCKS": "a SOCKS proxy needs a package; run `pip install pysocks`, or unset "
+    "ALL_PROXY, HTTPS_PROXY and HTTP_PROXY",
+    "[Pp]roxy|SOCKS": "the proxy fails; correct or unset ALL_PROXY, HTTPS_PROXY and HTTP_PROXY",
+    r"CERTIFICATE_VERIFY_FAILED\].*?: ([^(]*) \(": "its certificate is not trusted ({}); if you "
+    "trust it, set REQUESTS_CA_BUNDLE to the file of its authority",
+    "TLS .*invalid path: (.*)": "there are no certificates at {}; correct or unset "
+    "REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE",
+    "InvalidURL|InvalidSchema|Location|TooManyRedirects|UnicodeError|ValueError": "the address, or "
+    "one to which it leads, is of no use; correct data.path",
+}
+RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)")  # an answer's
+
+
+class Version(NamedTuple):
+    """Which version of a file a server has."""
+
+    tag: Annotated[str, Field(pattern="^[ -~]*$")]  # an ETag or a date; without one: no resuming
+    size: int | None  # in bytes
+
+
+class _BrokenError(InputError):
+    """The connection broke. What came stays."""
+
+
+def why(error: Exception, server: str = "") -> str:
+    """Return why a request failed, and the remedy.
+
+    Args:
+        error: from requests or urllib3.
+        server: such as " to Kaggle".
+    """
+    said = f"{type(error).__name__}: {error}"
+    for words, cause in CAUSES.items():
+        if found := re.search(words, said):
+            return cause.format(*found.groups())
+    return f"the connection{server} failed ({type(error).__name__}); run again to resume"
 
 
 def download(
@@ -41,11 +74,12 @@ def download(
 ) -> tuple[Path, str]:
     """Download a file into a folder; return its path there and its SHA-256.
 
-    An interrupted download resumes, also in a later run, if the file on the server is unchanged. A
-    complete file stays and is not asked for again.
+    If the file on the server is unchanged, an interrupted download resumes, and a complete one
+    stays, also in a later run and with another query, such as a renewed signature. In one run, no
+    byte comes twice. Parts of other downloads are removed.
 
     Args:
-        address: http or https.
+        address: http or https. `$TOKEN` in its query is an environment variable.
         folder: the folder.
         sha256: the file's expected hash, if it is known.
         beside_output: stdout is for results, see `progress`.
@@ -60,110 +94,195 @@ def download(
         usable = False
     if not usable:
         raise InputError(f"{public(address)}: not an http or https address; correct data.path")
-    if parts.username or parts.password:
+    if "@" in parts.netloc:
         raise InputError(f"{public(address)}: has a password in it; put that into ~/.netrc")
-    base = re.sub(r"[^A-Za-z0-9.-]", "_", unquote(PurePosixPath(parts.path).name)) or "file"
-    known = hashlib.sha256(address.encode()).hexdigest()[:8]
-    kept = folder / f"{known}-{base[-100:]}"
-    if not kept.exists():
+    base = re.sub(r"[^A-Za-z0-9.-]", "_", unquote(PurePosixPath(parts.path).name))[-100:] or "file"
+    key, query = _digest(public(address)), _digest(parts.query)
+    kept = next(folder.glob(f"{key}-*-{base}"), None)
+    encoding = None
+    if kept is None or not (f"-{query}-" in kept.name or (sha256 and _sha256(kept) == sha256)):
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_name(f"{kept.name}.unfinished")
-        _complete(address, unfinished, beside_output)
-        unfinished.replace(kept)
-        _state(unfinished).unlink(missing_ok=True)
-    with kept.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        asked = _Download(_with_variables(address), folder / f"{key}-{base}.unfinished", kept)
+        asked.complete(beside_output)
+        encoding = asked.encoding
+        target = folder / f"{key}-{query}-{_digest(repr(asked.version))}-{base}"
+        if kept and kept != target:
+            kept.replace(target)  # else it is of another version
+        if asked.part.exists():
+            asked.part.replace(target)
+        asked.state.unlink(missing_ok=True)
+        kept = target
+    tidy(folder)
+    found = _sha256(kept)
+    sent = f" (it was sent as {encoding}, although not asked for)" if encoding else ""
     if found != (sha256 or found):
         kept.unlink()
         raise InputError(
-            f"{public(address)}: the file's sha256 is {found}, not data.sha256; it is another file "
-            "or was damaged on the way: run again, or correct data.sha256"
+            f"{public(address)}: the file's sha256 is {found}, not data.sha256{sent}; "
+            "it is another file or was damaged on the way: run again, or correct data.sha256"
         )
     if sha256 is None and not (zipfile.is_zipfile(kept) or tarfile.is_tarfile(kept)):
         kept.unlink()  # such as a page to sign in
-        raise InputError(f"{public(address)}: sent no zip or tar file; correct data.path")
+        raise InputError(f"{public(address)}: sent no zip or tar file{sent}; correct data.path")
     return kept, found
 
 
-def _state(unfinished: Path) -> Path:
-    """Return the file that says of which version of the server's file the bytes are."""
-    return unfinished.with_name(f"{unfinished.name}.json")
+def tidy(folder: Path) -> None:
+    """Remove the parts of downloads that nothing will use, once the one that is needed is there."""
+    parts = [*folder.glob(f"{8 * '[0-9a-f]'}-*.unfinished*")]
+    if parts:
+        size = sum(part.stat().st_size for part in parts) / 1e6
+        print(f"{folder}: removed {size:,.0f} MB of unfinished downloads", file=sys.stderr)
+    for part in parts:
+        part.unlink()
 
 
-def _complete(address: str, unfinished: Path, beside_output: bool) -> None:
-    """Download what is missing, over as many connections as that takes."""
-    # A server may not tell us to wait for hours.
-    retry = Retry(
-        3,
-        backoff_factor=1,
-        status_forcelist=(429, 500, 502, 503, 504),
-        raise_on_status=False,
-        respect_retry_after_header=False,
-    )
-    with requests.Session() as session:
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=retry))
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _with_variables(address: str) -> str:
+    """Return an address with the environment variables that its query names, in capitals."""
+    place, mark, query = address.partition("?")
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise InputError(f"{public(address)}: its query names ${found[1]}, which is not set")
+        return os.environ[found[1]]
+
+    return place + mark + re.sub(r"\$([A-Z_][A-Z0-9_]*)", value, query)
+
+
+class _Download:
+    """A download into a part, over as many connections as that takes."""
+
+    def __init__(self, address: str, part: Path, kept: Path | None) -> None:
+        self.address = address
+        self.part = part
+        self.state = part.with_name(f"{part.name}.json")  # of which version the part is
+        self.kept = kept  # a complete file, perhaps of this version
+        self.version = Version("", None)
+        self.encoding: str | None = None  # of the bytes that the server sent
+
+    @contextmanager
+    def boundary(self, broken: type[InputError] = InputError) -> Iterator[None]:
+        """Turn whatever the libraries raise into one line."""
         try:
-            for _ in range(ATTEMPTS - 1):
-                try:
-                    return _go_on(session, address, unfinished, beside_output)
-                except HTTPError:
-                    print(f"{public(address)}: the connection broke; resuming", file=sys.stderr)
-            return _go_on(session, address, unfinished, beside_output)
-        except WRONG as error:
-            raise InputError(
-                f"{public(address)}: {type(error).__name__}; correct data.path"
-            ) from error
-        except (requests.RequestException, HTTPError) as error:
-            raise InputError(
-                f"{public(address)}: the connection failed ({type(error).__name__}); run again "
-                "to resume"
-            ) from error
+            yield
+        except Exception as error:
+            raise broken(f"{public(self.address)}: {why(error)}") from error
 
+    def complete(self, beside_output: bool) -> None:
+        """Download what is missing. Nothing is left of what cannot resume."""
+        # A server may not tell us to wait for hours.
+        retry = Retry(
+            3,
+            backoff_factor=1,
+            status_forcelist=(429, 500, 502, 503, 504),
+            raise_on_status=False,
+            respect_retry_after_header=False,
+        )
+        with requests.Session() as session:
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, HTTPAdapter(max_retries=retry))
+            try:
+                for left in reversed(range(ATTEMPTS)):
+                    try:
+                        return self._go_on(session, left == ATTEMPTS - 1, beside_output)
+                    except _BrokenError:
+                        if not left:
+                            raise
+                        print(
+                            f"{public(self.address)}: the connection broke; resuming",
+                            file=sys.stderr,
+                        )
+            except BaseException:
+                if not self.state.exists():
+                    self.part.unlink(missing_ok=True)
+                raise
 
-def _go_on(session: requests.Session, address: str, unfinished: Path, beside_output: bool) -> None:
-    """Ask for the bytes after those that are there, and append them."""
-    state = _state(unfinished)
-    done = unfinished.stat().st_size if unfinished.exists() and state.exists() else 0
-    headers = {"Accept-Encoding": "identity"}  # the file as it is, and its true size
-    if done:
-        headers |= {"Range": f"bytes={done}-", **json.loads(state.read_text())}
-    with session.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        given = response.headers.get("Content-Range", "")
-        if done and given == f"bytes */{done}":  # status 416: it was complete
-            return
-        if not response.ok:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                unfinished.unlink()
-            remedy = REMEDIES.get(response.status_code, "the server failed; run again later")
-            raise InputError(f"{public(address)}: {remedy} (status {response.status_code})")
-        if not (
-            response.status_code == requests.codes.partial and given.startswith(f"bytes {done}-")
-        ):
-            done = 0
-        if not done:
-            unfinished.unlink(missing_ok=True)
-            state.unlink(missing_ok=True)
-            # Without either, a later request could mix the bytes of two files: it starts over.
-            sent = [response.headers.get(name) for name in ("ETag", "Last-Modified")]
-            versions = [version for version in sent if version and not version.startswith("W/")]
-            if versions:
-                files.write_json(state, {"If-Range": versions[0]})
-        whole = given.rpartition("/")[2] or response.headers.get("Content-Length", "")
-        left = int(whole) - done if whole.isdecimal() else None
-        free = shutil.disk_usage(unfinished.parent).free
-        if (left or 0) > min(MAX_BYTES, free):
-            raise InputError(
-                f"{public(address)}: has {(left or 0) / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are "
-                "free; free some space"
-            )
-        with unfinished.open("ab") as out:
-            # As it is sent: nothing is unpacked here.
-            chunks = response.raw.stream(MEGABYTE, decode_content=False)
-            total = None if left is None else -(-left // MEGABYTE)
-            for chunk in progress(chunks, "download (MB)", total, beside_output):
-                if out.tell() + len(chunk) > MAX_BYTES:
-                    raise InputError(f"{public(address)}: does not end; correct data.path")
-                out.write(chunk)
-            if left is not None and out.tell() < done + left:
-                raise HTTPError("the answer ended early")
+    def _known(self) -> Version | None:
+        """Return of which version the part is, if it can resume."""
+        try:
+            known = TypeAdapter(Version).validate_json(self.state.read_bytes())
+        except (FileNotFoundError, ValueError):  # or a damaged file
+            return None
+        return known if known.tag and self.part.exists() else None
+
+    def _drop(self) -> None:
+        for path in (self.part, self.state):
+            path.unlink(missing_ok=True)
+
+    def _go_on(self, session: requests.Session, first: bool, beside_output: bool) -> None:
+        """Ask for the bytes after those that are there, and append them."""
+        known = self._known()
+        done = self.part.stat().st_size if known else 0
+        headers = {"Accept-Encoding": "identity"}  # the file as it is, and its true size
+        if known and done:
+            headers |= {"Range": f"bytes={done}-", "If-Range": known.tag}
+        with self.boundary():
+            response = session.get(self.address, headers=headers, stream=True, timeout=TIMEOUT)
+        with response:
+            status, answer = response.status_code, response.headers
+            given = RANGE.fullmatch(answer.get("Content-Range", ""))
+            start, total = given.groups() if given else (None, None)
+            if known and done and status == 416 and total == str(done):  # it was complete
+                self.version = known
+                return
+            if status not in (200, 206):
+                if status == 416:
+                    self._drop()
+                remedy = REMEDIES.get(status, "the server failed; run again later")
+                raise InputError(f"{public(self.address)}: {remedy} (status {status})")
+            length = (total if status == 206 else answer.get("Content-Length")) or ""
+            size = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
+            sent = [answer.get(name, "") for name in ("ETag", "Last-Modified")]
+            tag = next((each for each in sent if each and not each.startswith("W/")), "")
+            encoding = answer.get("Content-Encoding", "identity")
+            self.encoding = None if encoding == "identity" else encoding
+            if self.encoding or not re.fullmatch("[ -~]*", tag):
+                tag = ""
+            self.version = Version(tag, size)
+            if status == 206:
+                same = known and tag in ("", known.tag) and known.size in (None, size)
+                if not same or not done or start != str(done):
+                    self._drop()
+                    raise InputError(
+                        f"{public(self.address)}: sent other bytes than asked for; run again"
+                    )
+            else:
+                if tag and self.kept and f"-{_digest(repr(self.version))}-" in self.kept.name:
+                    self._drop()
+                    return
+                if not first and self.part.exists() and self.part.stat().st_size:
+                    raise InputError(
+                        f"{public(self.address)}: the connection failed after "
+                        f"{self.part.stat().st_size:,} bytes, and the server does not go on there; "
+                        "run again to resume or start over, or get the file in another way and set "
+                        "data.source to archive"
+                    )
+                self._drop()
+                done = 0
+                if tag:
+                    files.write_json(self.state, self.version)
+            left = None if size is None else size - done
+            files.room(self.part.parent, left or 0)
+            with self.part.open("ab") as out:
+                total_mb = None if left is None else -(-left // MEGABYTE)
+                chunks = self._chunks(response)
+                for chunk in progress(chunks, "download (MB)", total_mb, beside_output):
+                    files.room(self.part.parent, len(chunk))
+                    out.write(chunk)
+                if size is not None and out.tell() != size:
+                    raise _BrokenError(
+                        f"{public(self.address)}: the connection failed; run again to resume"
+                    )
+
+    def _chunks(self, response: requests.Response) -> Iterator[bytes]:
+        with self.boundary(_BrokenError):  # as it is sent: nothing is unpacked here
+            yield from response.raw.stream(MEGABYTE, decode_content=False)

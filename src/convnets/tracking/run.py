@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from convnets.base import files
-from convnets.base.console import InputError, public, say
+from convnets.base.console import InputError, is_address, public, say
 from convnets.tracking import declared, store
 from convnets.tracking.declared import Declared
 
@@ -132,11 +132,9 @@ class Run:
             begun = mlflow.start_run(run_name=self.stage, tags=tags, log_system_metrics=True)
             self.run_id = begun.info.run_id
             known.write_text(self.run_id)
-        # The query of a web address may be a key to it.
-        web = ("http://", "https://")
         mlflow.log_params(
             {
-                name: public(value) if str(value).startswith(web) else value
+                name: public(value) if is_address(str(value)) else value
                 for name, value in self.declared.params.items()
             }
         )
