@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.abc import MetaPathFinder
@@ -198,10 +199,13 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
+        if str(error.strerror).startswith("No usable temporary directory"):
+            _fail(f"{error.strerror}; free some space there, or set TMPDIR to a folder on a disk")
         if error.errno not in REMEDIES:
             raise
         problem, remedy = os.strerror(error.errno), REMEDIES[error.errno]
-        _fail(f"{error.filename or Path.cwd()}: {problem}; {remedy}")
+        places = filter(None, (str(Path.cwd()), tempfile.tempdir))  # it is not said which is meant
+        _fail(f"{error.filename or ' or '.join(places)}: {problem}; {remedy}")
     except MemoryError:
         _fail("not enough memory; close programs or take fewer, smaller images")
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 from convnets.base import files, params
-from convnets.base.console import InputError, progress, say
+from convnets.base.console import REMEDIES, InputError, progress, say
 from convnets.data import archive, layout, sample, web
 from convnets.data.layout import Layout
 from convnets.data.subset import choose
@@ -136,8 +136,10 @@ def _ask_kaggle(folder: Path) -> None:
         }
         remedy = remedies.get(status, "Kaggle failed; run again later")
         raise InputError(f"{COMPETITION}.zip: {remedy} (status {status})") from error
-    except requests.RequestException as error:
+    except Exception as error:  # of any kind that the client, requests and urllib3 have
+        if isinstance(error, OSError) and error.errno in REMEDIES:  # the disk fails
+            raise
         raise InputError(
-            f"{COMPETITION}.zip: the connection to Kaggle failed ({type(error).__name__}); "
-            "run again to resume, or use data.source=archive with a copy"
+            f"{COMPETITION}.zip: {web.why(error, ' to Kaggle')}, or use data.source=archive with a "
+            "copy"
         ) from error

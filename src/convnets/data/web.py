@@ -36,8 +36,8 @@ CAUSES = {  # by words in what requests says
     "[Pp]roxy|SOCKS": "the proxy fails; correct or unset ALL_PROXY, HTTPS_PROXY and HTTP_PROXY",
     r"CERTIFICATE_VERIFY_FAILED\].*?: ([^(]*) \(": "its certificate is not trusted ({}); if you "
     "trust it, set REQUESTS_CA_BUNDLE to the file of its authority",
-    "TLS .*invalid path: (.*)": "there are no certificates at {}; correct or unset "
-    "REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE",
+    "TLS CA certificate|X509": "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file of "
+    "certificates; correct or unset it",
     "InvalidURL|InvalidSchema|Location|TooManyRedirects|UnicodeError|ValueError": "the address, or "
     "one to which it leads, is of no use; correct data.path",
 }
