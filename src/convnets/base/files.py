@@ -9,10 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from convnets.base.console import InputError
-
-RESERVE = 2**26  # bytes that stay free on a disk, for the system and for what else is written
-
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -69,24 +65,6 @@ def move(source: Path, target: Path) -> None:
         with atomic(target) as part:
             shutil.copyfile(source, part)
         source.unlink()
-
-
-def room(path: Path, needed: int) -> None:
-    """Check that bytes fit on a disk, and that a reserve stays free.
-
-    Args:
-        path: a folder on the disk.
-        needed: in bytes.
-
-    Raises:
-        InputError: they do not fit.
-    """
-    free = shutil.disk_usage(path).free
-    if needed + RESERVE > free:
-        raise InputError(
-            f"{path}: needs {needed / 1e9:,.3f} GB, but {free / 1e9:,.3f} GB are free, of which "
-            f"{RESERVE / 1e9:,.3f} GB stay as a reserve; free some space"
-        )
 
 
 def link(source: Path, target: Path) -> None:
