@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from convnets.base.console import InputError
+
+RESERVE = 10**9  # bytes of a disk that stay free; of a small disk, a twentieth
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -55,6 +59,36 @@ def given(path: str) -> Path:
     return root() / Path(path).expanduser()
 
 
+def room(path: Path, needed: int) -> None:
+    """Refuse to write what a disk has no room for. Some of it stays free for everything else.
+
+    Args:
+        path: where it is to be written. Neither it nor its folder need exist.
+        needed: bytes.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    place = next(each for each in (path, *path.absolute().parents) if each.is_dir())
+    disk = shutil.disk_usage(place)
+    free = max(0, disk.free - min(RESERVE, disk.total // 20))
+    if needed > free:
+        raise InputError(
+            f"{place}: {needed / 1e6:,.1f} MB are needed, but {free / 1e6:,.1f} MB can be used "
+            f"({disk.free / 1e6:,.1f} MB are free, some must stay so); free some space"
+        )
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's content.
+
+    Raises:
+        InputError: the disk has no room for it.
+    """
+    room(target, source.stat().st_size)
+    shutil.copyfile(source, target)
+
+
 def move(source: Path, target: Path) -> None:
     """Move a file, also to another disk: it appears complete or not at all."""
     try:
@@ -63,7 +97,7 @@ def move(source: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         with atomic(target) as part:
-            shutil.copyfile(source, part)
+            copy(source, part)
         source.unlink()
 
 
@@ -72,7 +106,7 @@ def link(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)
     except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
+        copy(source, target)
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -56,7 +56,7 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
             names = [image.member for images in chosen.values() for image in images]
             archive.pack(opened, sorted(names), out)
         elif path != out:
-            _copy(path, out, link=path.parent == out.parent)
+            (files.link if path.parent == out.parent else files.copy)(path, out)
     return found
 
 
@@ -64,16 +64,6 @@ def write_sample(out: Path, count: int, seed: int) -> None:
     """Draw `count` cats and as many dogs; see `convnets.data.sample`."""
     for _ in progress(sample.write_archive(out, count, seed), "draw", 2 * count):
         pass
-
-
-def _copy(path: Path, out: Path, link: bool) -> None:
-    if link:
-        try:
-            os.link(path, out)
-            return
-        except OSError:  # a file system without hard links
-            pass
-    shutil.copyfile(path, out)
 
 
 def download_from_kaggle(folder: Path) -> Path:
