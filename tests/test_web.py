@@ -1,17 +1,23 @@
 """Archives from a web server: a real one on loopback, which may misbehave."""
 
+import collections
 import contextlib
+import gzip
 import hashlib
 import io
 import json
+import random
 import shutil
+import socketserver
 import subprocess
+import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 
-from convnets.base import console, files, params
+from convnets.base import console, params
 from convnets.base.console import InputError
 from convnets.data import inspection, sample, sources, subset, web
 from tests.commands import Clone, decoded, serving
@@ -31,7 +37,10 @@ class Server:
         self.cuts: list[int] = []  # the number of bytes after which the next answers are cut
         self.chunked = False  # without a length
         self.ranged = True
+        self.lie = 0  # how many bytes more than there are, in the length
         self.ranges: list[str | None] = []  # as asked
+        self.paths: list[str] = []
+        self.sent = 0  # bytes
         self.address = ""
 
 
@@ -44,6 +53,7 @@ def handler(has: Server) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             has.ranges.append(asked := self.headers.get("Range"))
+            has.paths.append(self.path)
             if has.statuses:
                 self.send_response(has.statuses.pop(0))
                 self.send_header("Location", f"{has.address}/elsewhere.zip")
@@ -67,14 +77,18 @@ def handler(has: Server) -> type[BaseHTTPRequestHandler]:
             for name, value in has.headers.items():
                 self.send_header(name, value)
             if not has.chunked:
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(body) + has.lie))
             else:
                 self.send_header("Connection", "close")
             self.end_headers()
             end = has.cuts.pop(0) if has.cuts else len(body)
             with contextlib.suppress(ConnectionError):  # the client may stop early
-                self.wfile.write(body[:end])
-            self.close_connection = self.close_connection or end < len(body) or has.chunked
+                for place in range(0, end, MEGABYTE // 10):
+                    self.wfile.write(part := body[place : min(end, place + MEGABYTE // 10)])
+                    has.sent += len(part)
+            self.close_connection = (
+                self.close_connection or end < len(body) or has.chunked or has.lie > 0
+            )
 
     return Handler
 
@@ -198,23 +212,170 @@ def test_a_server_that_stays_busy_and_one_that_is_not_there(server, tmp_path, mo
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_reserve_stays_free_and_the_rest_resumes(server, tmp_path, monkeypatch, chunked):
+def test_a_reserve_stays_free_and_the_rest_resumes(server, tmp_path, chunked):
     """On a small disk, with and without a length."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount(disk, "size=2m")
     try:
-        monkeypatch.setattr(files, "RESERVE", MEGABYTE // 2)
         server.chunked = chunked
-        with pytest.raises(InputError, match=r"disk: needs .* GB are free, .*; free some space"):
+        with pytest.raises(InputError, match=r"disk: .* MB are needed, .*; free some space"):
             web.download(f"{server.address}/x.zip", disk, None)
-        assert shutil.disk_usage(disk).free >= files.RESERVE
+        usage = shutil.disk_usage(disk)
+        assert usage.free > usage.total // 20
         assert len(list(disk.glob("*.unfinished"))) == chunked
         subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
         web.download(f"{server.address}/x.zip", disk, server.sha256)
         assert (server.ranges[1] is not None) == chunked
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def stopped(server: Server, folder: Path, address: str) -> None:
+    """Download the first half of the file."""
+    server.cuts = [3 * MEGABYTE // 2] + [0] * 20
+    with pytest.raises(InputError):
+        web.download(address, folder, None)
+    server.cuts, server.ranges = [], []
+
+
+def test_a_renewed_signature_goes_on_and_a_complete_file_stays(server, tmp_path, monkeypatch):
+    stopped(server, tmp_path, f"{server.address}/x.zip?signature=1")
+    monkeypatch.setenv("SIGNATURE", "2")
+    path, _ = web.download(f"{server.address}/x.zip?signature=$SIGNATURE", tmp_path, server.sha256)
+    assert path.read_bytes() == server.content
+    (asked,) = server.ranges
+    assert asked is not None
+    assert server.paths[-1] == "/x.zip?signature=2"
+    # Its hash says that it is the file, or else the server's headers do.
+    path, _ = web.download(f"{server.address}/x.zip?signature=3", tmp_path, server.sha256)
+    assert len(server.ranges) == 1
+    sent = server.sent
+    path, _ = web.download(f"{server.address}/x.zip?signature=4", tmp_path, None)
+    assert len(server.ranges) == 2
+    assert server.sent == sent
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_another_query_may_be_another_file(server, tmp_path, complete):
+    first = f"{server.address}/download?id=1"
+    if complete:
+        web.download(first, tmp_path, None)
+    else:
+        stopped(server, tmp_path, first)
+    server.headers = {"ETag": '"two"'}
+    server.content = server.content[:-1000] + 1000 * b"?" + server.content[-1000:]
+    path, _ = web.download(f"{server.address}/download?id=2", tmp_path, None)
+    assert path.read_bytes() == server.content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("headers", [{"ETag": '"one"'}, {}])
+def test_a_wrong_length_costs_one_download(server, tmp_path, headers):
+    server.headers, server.lie = headers, 5 * MEGABYTE
+    with contextlib.suppress(InputError):
+        path, _ = web.download(f"{server.address}/x.zip", tmp_path, None)
+        assert path.read_bytes() == server.content
+    assert server.sent < 1.2 * len(server.content)
+
+
+def test_what_is_sent_as_gzip_costs_one_download(server, tmp_path):
+    server.sha256, server.content = server.sha256, gzip.compress(server.content)
+    server.headers |= {"Content-Encoding": "gzip"}
+    with pytest.raises(InputError, match="sent as gzip, although not asked for"):
+        web.download(f"{server.address}/x.zip", tmp_path, server.sha256)
+    assert list(tmp_path.iterdir()) == []
+    server.lie = 5 * MEGABYTE
+    with pytest.raises(InputError, match="the server does not go on there"):
+        web.download(f"{server.address}/x.zip", tmp_path, server.sha256)
+    assert server.sent < 2.5 * len(server.content)  # of the last, the sockets have some
+
+
+def test_parts_that_nothing_will_use_are_removed_and_told(server, tmp_path, capsys):
+    stopped(server, tmp_path, f"{server.address}/old.zip")
+    (tmp_path / "my.unfinished").write_text("the user's own")
+    path, _ = web.download(f"{server.address}/x.zip", tmp_path, None)
+    assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / "my.unfinished"])
+    assert "removed 2 MB of unfinished downloads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "state", [b"", b"[]", b"{}", b'["\\n", 1]', b"\xff", 999 * b"[", b'["a", -1]']
+)
+def test_a_damaged_state_starts_over(server, tmp_path, state):
+    stopped(server, tmp_path, f"{server.address}/x.zip")
+    (kept,) = tmp_path.glob("*.json")
+    kept.write_bytes(state)
+    path, _ = web.download(f"{server.address}/x.zip", tmp_path, server.sha256)
+    assert path.read_bytes() == server.content
+
+
+VALUES = (
+    *(5000 * "9", "-1", "0x10", "", "\0", "é", 70_000 * "a", "99999999999999999999"),
+    *("bytes 5-2/1", "bytes 0-0/*", "bytes */*", f"bytes 9-{5000 * '9'}/10", "bytes"),
+    *("http://[", "http://", "//", "http://a..b/", f"http://{300 * 'a'}.test/", "x://y"),
+    *("http://u:p@s3cr3t@h:99999/?q", "http://127.0.0.1:0/", "chunked", "gzip", "close"),
+)
+
+
+class Mutated(socketserver.StreamRequestHandler):
+    """Sends a real server's answer with one or two of its lines changed."""
+
+    def handle(self) -> None:
+        dice, content = self.server.dice, self.server.content
+        asked = self.rfile.readline()
+        for line in iter(self.rfile.readline, b"\r\n"):
+            asked += line
+        start = len(content) // 2 if b"range: bytes=" in asked.lower() else 0
+        status = dice.choice(("200 OK", "206 Partial Content", "302 Found", "416 Range", "304 N"))
+        lines = [
+            f"HTTP/1.1 {status}",
+            f"Content-Length: {len(content) - start}",
+            f"Content-Range: bytes {start}-{len(content) - 1}/{len(content)}",
+            'ETag: "one"',
+            "Location: /elsewhere.zip",
+            "Content-Encoding: identity",
+        ]
+        for _ in range(dice.randint(1, 2)):
+            row = dice.randrange(len(lines))
+            name = lines[row].partition(":")[0]
+            lines[row] = dice.choice((f"{name}: {dice.choice(VALUES)}", dice.choice(VALUES), name))
+        head = bytearray("\r\n".join([*lines, "", ""]).encode("latin-1", "replace"))
+        if dice.random() < 0.3:
+            head[dice.randrange(len(head))] = dice.randrange(256)
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(head + content[start:])
+
+
+def test_whatever_a_server_answers_is_the_file_or_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(web, "TIMEOUT", 2)
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as packed:
+        packed.writestr("cat/1.jpg", random.Random(0).randbytes(5000))
+    sha256 = hashlib.sha256(content.getvalue()).hexdigest()
+    ended = collections.Counter()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mutated) as server:
+        server.daemon_threads, server.content = True, content.getvalue()
+        server.dice = random.Random(33)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/x.zip"
+        for number in range(200):
+            folder = tmp_path / str(number)
+            try:
+                path, _ = web.download(address, folder, sha256)
+            except InputError as error:
+                assert str(error).startswith(f"{address}: ")
+                assert "\n" not in str(error)
+                assert len(str(error)) < 500
+                assert "s3cr3t" not in str(error)
+                ended["refused"] += 1
+            else:
+                assert path.read_bytes() == server.content
+                ended["whole"] += 1
+        server.shutdown()
+    assert min(ended["refused"], ended["whole"]) > 10, ended
 
 
 @pytest.mark.parametrize("address", ["ftp://x/y.zip", "file:///etc/passwd", "https:///y.zip"])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import requests
 from pydantic import Field, TypeAdapter
@@ -97,21 +97,20 @@ def download(
     if "@" in parts.netloc:
         raise InputError(f"{public(address)}: has a password in it; put that into ~/.netrc")
     base = re.sub(r"[^A-Za-z0-9.-]", "_", unquote(PurePosixPath(parts.path).name))[-100:] or "file"
+    # A complete file has in its name of which address, which query and which version it is.
     key, query = _digest(public(address)), _digest(parts.query)
     kept = next(folder.glob(f"{key}-*-{base}"), None)
     encoding = None
     if kept is None or not (f"-{query}-" in kept.name or (sha256 and _sha256(kept) == sha256)):
         folder.mkdir(parents=True, exist_ok=True)
-        asked = _Download(_with_variables(address), folder / f"{key}-{base}.unfinished", kept)
+        asked = _Download(_with_variables(address), folder / f"{key}-{base}.unfinished")
+        if kept:
+            asked.begin_with(kept, unquote(kept.name[len(f"{key}-{query}-") : -len(f"-{base}")]))
         asked.complete(beside_output)
         encoding = asked.encoding
-        target = folder / f"{key}-{query}-{_digest(repr(asked.version))}-{base}"
-        if kept and kept != target:
-            kept.replace(target)  # else it is of another version
-        if asked.part.exists():
-            asked.part.replace(target)
+        kept = folder / f"{key}-{query}-{quote(asked.version.tag, safe='')[:99]}-{base}"
+        asked.part.replace(kept)
         asked.state.unlink(missing_ok=True)
-        kept = target
     tidy(folder)
     found = _sha256(kept)
     sent = f" (it was sent as {encoding}, although not asked for)" if encoding else ""
@@ -161,13 +160,17 @@ def _with_variables(address: str) -> str:
 class _Download:
     """A download into a part, over as many connections as that takes."""
 
-    def __init__(self, address: str, part: Path, kept: Path | None) -> None:
+    def __init__(self, address: str, part: Path) -> None:
         self.address = address
         self.part = part
         self.state = part.with_name(f"{part.name}.json")  # of which version the part is
-        self.kept = kept  # a complete file, perhaps of this version
         self.version = Version("", None)
         self.encoding: str | None = None  # of the bytes that the server sent
+
+    def begin_with(self, kept: Path, tag: str) -> None:
+        """Take a complete file as the part. The server says whether it still is the file."""
+        kept.replace(self.part)
+        files.write_json(self.state, Version(tag, self.part.stat().st_size))
 
     @contextmanager
     def boundary(self, broken: type[InputError] = InputError) -> Iterator[None]:
@@ -256,8 +259,7 @@ class _Download:
                         f"{public(self.address)}: sent other bytes than asked for; run again"
                     )
             else:
-                if tag and self.kept and f"-{_digest(repr(self.version))}-" in self.kept.name:
-                    self._drop()
+                if known == self.version and done == size:  # it is, and the server has no ranges
                     return
                 if not first and self.part.exists() and self.part.stat().st_size:
                     raise InputError(
@@ -271,12 +273,12 @@ class _Download:
                 if tag:
                     files.write_json(self.state, self.version)
             left = None if size is None else size - done
-            files.room(self.part.parent, left or 0)
+            files.room(self.part, left or 0)
             with self.part.open("ab") as out:
                 total_mb = None if left is None else -(-left // MEGABYTE)
                 chunks = self._chunks(response)
                 for chunk in progress(chunks, "download (MB)", total_mb, beside_output):
-                    files.room(self.part.parent, len(chunk))
+                    files.room(self.part, len(chunk))
                     out.write(chunk)
                 if size is not None and out.tell() != size:
                     raise _BrokenError(
