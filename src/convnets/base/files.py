@@ -1,6 +1,7 @@
 """Atomic writes: a file or folder appears complete or not at all."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -107,6 +108,12 @@ def link(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:  # another disk, or one without links
         copy(source, target)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from convnets.base.console import InputError
+from convnets.base.console import InputError, is_address
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -66,7 +66,7 @@ class Data(Section):
     """Where the images come from, and how they are laid out."""
 
     source: Literal["sample", "kaggle", "archive", "folder", "url"]
-    path: str | None  # an http address if the source is a url
+    path: str | None  # an address if the source is a url
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     layout: Literal["auto", "classes", "splits", "numbered", "table"] = "auto"
     labels: str | None = None
@@ -78,8 +78,8 @@ class Data(Section):
     def _keys_fit_the_source(self) -> "Data":
         if self.source in ("archive", "folder", "url") and not self.path:
             raise ValueError(f"path must name the {self.source} when source is {self.source}")
-        if (self.source == "url") != bool(re.match("https?://", self.path or "", re.IGNORECASE)):
-            raise ValueError("a path with http:// or https:// needs source url, others do not")
+        if (self.source == "url") != is_address(self.path or ""):
+            raise ValueError("a path such as https:// or s3:// needs source url, others do not")
         if self.sha256 and self.source != "url":
             raise ValueError("sha256 is of a url's file; set it to null or source to url")
         if self.labels and self.source in ("sample", "kaggle"):

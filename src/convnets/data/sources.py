@@ -10,7 +10,7 @@ from pathlib import Path
 
 from convnets.base import files, params
 from convnets.base.console import REMEDIES, InputError, progress, say
-from convnets.data import archive, layout, sample, web
+from convnets.data import archive, bucket, layout, sample, web
 from convnets.data.layout import Layout
 from convnets.data.subset import choose
 
@@ -42,12 +42,15 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
             path = out
         case "kaggle":
             path = download_from_kaggle(out.parent)
+        case "url" if bucket.serves(how.path):
+            path = bucket.download(how.path or "", out.parent, how.sha256)
         case "url":
             path, sha256 = web.download(how.path or "", out.parent, how.sha256)
             if how.sha256 is None:
                 say(f"{path}: to get this file and no other, set data.sha256 to {sha256}")
         case _:
             path = files.given(how.path or "")
+    web.tidy(out.parent)
     labels = files.given(how.labels) if how.labels else None
     with archive.opened(path) as opened:
         found = layout.recognise(opened, how.layout, labels)

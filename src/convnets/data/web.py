@@ -101,9 +101,9 @@ def download(
     key, query = _digest(public(address)), _digest(parts.query)
     kept = next(folder.glob(f"{key}-*-{base}"), None)
     encoding = None
-    if kept is None or not (f"-{query}-" in kept.name or (sha256 and _sha256(kept) == sha256)):
+    if kept is None or not (f"-{query}-" in kept.name or (sha256 and files.sha256(kept) == sha256)):
         folder.mkdir(parents=True, exist_ok=True)
-        asked = _Download(_with_variables(address), folder / f"{key}-{base}.unfinished")
+        asked = _Download(filled(address), folder / f"{key}-{base}.unfinished")
         if kept:
             asked.begin_with(kept, unquote(kept.name[len(f"{key}-{query}-") : -len(f"-{base}")]))
         asked.complete(beside_output)
@@ -112,7 +112,7 @@ def download(
         asked.part.replace(kept)
         asked.state.unlink(missing_ok=True)
     tidy(folder)
-    found = _sha256(kept)
+    found = files.sha256(kept)
     sent = f" (it was sent as {encoding}, although not asked for)" if encoding else ""
     if found != (sha256 or found):
         kept.unlink()
@@ -124,6 +124,18 @@ def download(
         kept.unlink()  # such as a page to sign in
         raise InputError(f"{public(address)}: sent no zip or tar file{sent}; correct data.path")
     return kept, found
+
+
+def filled(address: str) -> str:
+    """Return an address with the environment variables that its query names, in capitals."""
+    place, mark, query = address.partition("?")
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise InputError(f"{public(address)}: its query names ${found[1]}, which is not set")
+        return os.environ[found[1]]
+
+    return place + mark + re.sub(r"\$([A-Z_][A-Z0-9_]*)", value, query)
 
 
 def tidy(folder: Path) -> None:
@@ -138,23 +150,6 @@ def tidy(folder: Path) -> None:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _with_variables(address: str) -> str:
-    """Return an address with the environment variables that its query names, in capitals."""
-    place, mark, query = address.partition("?")
-
-    def value(found: re.Match[str]) -> str:
-        if found[1] not in os.environ:
-            raise InputError(f"{public(address)}: its query names ${found[1]}, which is not set")
-        return os.environ[found[1]]
-
-    return place + mark + re.sub(r"\$([A-Z_][A-Z0-9_]*)", value, query)
 
 
 class _Download:
