@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import shutil
 import socketserver
 import subprocess
@@ -414,6 +415,19 @@ def test_inspect_looks_at_an_address_and_keeps_nothing(server, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""
     json.dumps(seen)
+
+
+def test_inspect_shows_no_key_and_its_command_works_with_one(server, tmp_path, monkeypatch, capsys):
+    seen = inspection.inspect(f"{server.address}/x.zip?key=planted#planted")
+    assert "planted" not in json.dumps(seen) + "".join(capsys.readouterr())
+    assert seen["path"] == f"{server.address}/x.zip"
+    (given,) = re.findall(r"data\.path=\"([^\"]*)", seen["command"])
+    assert "set the environment variable QUERY" in inspection.show(seen, "text")
+    with pytest.raises(InputError, match=r"\$QUERY, which is not set"):
+        web.download(given, tmp_path, None)
+    monkeypatch.setenv("QUERY", "key=planted")
+    web.download(given, tmp_path, server.sha256)
+    assert server.paths == 2 * ["/x.zip?key=planted"]
 
 
 def of_microsoft() -> bytes:

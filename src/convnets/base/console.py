@@ -169,7 +169,8 @@ def public(address: str) -> str:
     host = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in host:
         rest = host.rpartition("@")[2] + rest[len(host) :]
-    elif re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", host) is None:  # `user:pass/word@host`
+    elif scheme and not all(re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", a) for a in host.split(",")):
+        # The port is none: `user:pass/word@host`.
         rest = rest.rpartition("@")[2] if "@" in rest else "…" + rest[len(host) :]
     return scheme + re.split("[?#]", rest, maxsplit=1)[0]
 
