@@ -1,10 +1,7 @@
-"""Get pictures from a bucket, or from any other address that fsspec knows."""
+"""Read pictures from a bucket, or from any other address that fsspec knows."""
 
-import errno
 import hashlib
-import json
 import re
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +10,8 @@ from typing import Any
 
 from convnets.base import files
 from convnets.base.console import InputError, is_address, progress, public
-from convnets.data import layout, web
+from convnets.data import archive, layout, web
+from convnets.data.layout import Files
 
 AT_ONCE = 16  # downloads
 # What tells the versions of a file apart, as Amazon, Google, Hugging Face and others call it.
@@ -26,17 +24,19 @@ def serves(address: str | None) -> bool:
 
 
 def stamp(address: str) -> str:
-    """Return a hash of the names and versions of what would be downloaded."""
+    """Return a hash of the names and versions of all files there."""
     _, _, found = _listed(address)
-    return hashlib.sha256(
-        repr({name: _version(found[name]) for name in found}).encode()
-    ).hexdigest()
+    return _digest(*(_digest(name, found[name]) for name in sorted(found)))
 
 
-def download(address: str, folder: Path, sha256: str | None, beside_output: bool = False) -> Path:
-    """Download an archive, or the pictures and tables of a folder; return its path here.
+@contextmanager
+def opened(
+    address: str, folder: Path, sha256: str | None, beside_output: bool = False
+) -> Iterator[Files]:
+    """Open a folder or an archive there, as `archive.opened` does here.
 
-    What is there in the same version is not downloaded again, also in a later run.
+    Its pictures and tables are downloaded. What is here in the same version is not downloaded
+    again, also in a later run.
 
     Args:
         address: such as `s3://bucket/photos`.
@@ -48,19 +48,17 @@ def download(address: str, folder: Path, sha256: str | None, beside_output: bool
         InputError: a package or a right is missing, there is nothing, or the connection failed.
     """
     source, root, found = _listed(address)
-    place = folder / f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{Path(root).name}"
-    listing = place.with_name(f"{place.name}.json")
-    versions = {name: _version(found[name]) for name in found}
-    known = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else {}
-    for name in known:
-        if versions.get(name) != known[name]:
-            (place / name).unlink(missing_ok=True)
-    files.write_json(listing, versions)  # before the files: one that is there is of its version
-    left = [name for name in found if not (place / name).exists()]
-    files.room(place, sum(found[name].get("size") or 0 for name in left))
+    whole = list(found) == [""]  # an archive
+    unsafe = [name for name in found if {"", ".", ".."}.intersection(name.split("/"))]
+    pictures, tables, _ = layout.sort_out(found.keys() - unsafe)
+    cache = folder / f"{_digest(address)[:8]}-{PurePosixPath(root).name}"
+    wanted = found if whole else [*pictures, *tables]
+    places = {name: cache / _digest(name, found[name]) for name in wanted}
+    left = [name for name in wanted if not places[name].exists()]
+    files.room(cache, sum(found[name].get("size") or 0 for name in left))
 
     def get(name: str) -> None:
-        with files.atomic(place / name) as part, _boundary(address):
+        with files.atomic(places[name]) as part, web.boundary(address):
             source.get_file(found[name]["name"], str(part))
 
     pool = ThreadPoolExecutor(AT_ONCE)
@@ -69,20 +67,29 @@ def download(address: str, folder: Path, sha256: str | None, beside_output: bool
             pass
     finally:
         pool.shutdown(cancel_futures=True)
-    path = next((place / name for name in found if found[name]["name"] == root), None)
-    if sha256 and (path is None or files.sha256(path) != sha256):
-        raise InputError(f"{public(address)}: is no file with data.sha256; correct one of them")
-    return path or place
+    for old in set(cache.glob("*")) - set(places.values()):
+        old.unlink()
+    if sha256 and not (whole and files.sha256(places[""]) == sha256):
+        raise InputError(f"{public(address)}: is not the file of data.sha256; correct one of them")
+    try:
+        if whole:
+            with archive.opened(places[""]) as inside:
+                yield inside
+        else:
+            skipped = dict.fromkeys(unsafe, "has an unsafe name")
+            yield Files(found.keys() - unsafe, lambda name: places[name].read_bytes(), (), skipped)
+    except InputError as error:
+        raise InputError(f"{public(address)}: {error}") from error
 
 
-def _version(info: dict[str, Any]) -> str:
-    return " ".join(str(info[key]) for key in VERSION if info.get(key) is not None)
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _listed(address: str) -> tuple[Any, str, dict[str, dict[str, Any]]]:
-    """Return the file system, the path there, and what is known of each picture and table below.
+    """Return the file system, the path in there, and the files below it: their path and version.
 
-    Of an archive, that is only the archive.
+    The name of an archive is empty.
     """
     address = web.filled(address.strip())
     if re.match(r"[^/]*//[^/]*:(?!\d+(/|$))[^@]*@", address):
@@ -90,7 +97,7 @@ def _listed(address: str) -> tuple[Any, str, dict[str, dict[str, Any]]]:
             f"{public(address)}: has a password in it; put that where its package looks for it, "
             "such as AWS_SECRET_ACCESS_KEY"
         )
-    with _boundary(address):
+    with web.boundary(address):
         from fsspec.core import url_to_fs
 
         scheme, mark, path = address.partition(":")
@@ -99,43 +106,8 @@ def _listed(address: str) -> tuple[Any, str, dict[str, dict[str, Any]]]:
         found = source.find(root, detail=True)
         if not found:
             raise FileNotFoundError
-    if set(found) == {root}:
-        return source, root, {PurePosixPath(root).name: found[root] | {"name": root}}
-    inside = {path.removeprefix(f"{root}/"): info | {"name": path} for path, info in found.items()}
-    safe = [name for name in inside if not {"", ".", ".."}.intersection(name.split("/"))]
-    pictures, tables, _ = layout.sort_out(safe)
-    if len(pictures) + len(tables) < len(found):
-        count = len(found) - len(pictures) - len(tables)
-        print(f"{public(address)}: {count:,} files are no pictures or tables", file=sys.stderr)
-    if not pictures:
-        raise InputError(f"{public(address)}: no pictures in it; for an archive, give its address")
-    return source, root, {name: inside[name] for name in sorted([*pictures, *tables])}
-
-
-@contextmanager
-def _boundary(address: str) -> Iterator[None]:
-    """Turn whatever fsspec and the packages under it raise into one line."""
-    try:
-        yield
-    except Exception as error:
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-        if isinstance(error, OSError) and error.errno in full:
-            raise
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if isinstance(error, ImportError):
-            from fsspec.registry import known_implementations
-
-            known = known_implementations[address.partition(":")[0].lower()]["class"]
-            why = f"{error}; run `pip install {known.partition('.')[0]}`"
-        elif isinstance(error, FileNotFoundError):
-            why = "no such bucket, folder or file, or nothing in it; correct data.path"
-        elif isinstance(error, PermissionError) or "Credentials" in said:
-            why = (
-                f"access is refused ({said}); give its package the credentials, such as with "
-                "AWS_PROFILE, or check the address"
-            )
-        elif isinstance(error, ValueError):
-            why = f"is not usable ({said}); correct data.path"
-        else:
-            why = f"the connection failed ({said}); run again to resume"
-        raise InputError(f"{public(address)}: {why}") from error
+    listed = {}
+    for path, info in found.items():
+        version = {key: info[key] for key in VERSION if key in info}
+        listed[path.removeprefix(root).removeprefix("/")] = {"name": path, **version}
+    return source, root, listed

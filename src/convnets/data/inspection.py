@@ -44,9 +44,7 @@ def inspect(given: str, wanted: str = "auto", labels: Path | None = None) -> dic
             if query and "$" not in query:  # it may be a key
                 query = "$QUERY"
             settings = {"data.source": "url", "data.path": f"{place}?{query}" if query else whole}
-            if bucket.serves(given):
-                path = bucket.download(given, folder, None, beside_output=True)
-            else:
+            if not bucket.serves(given):
                 path, settings["data.sha256"] = web.download(given, folder, None, True)
         else:
             source = "folder" if path.is_dir() else "archive"
@@ -55,7 +53,11 @@ def inspect(given: str, wanted: str = "auto", labels: Path | None = None) -> dic
             settings["data.layout"] = wanted
         if labels is not None:
             settings["data.labels"] = str(labels.absolute())
-        files = stack.enter_context(archive.opened(path))
+        files = stack.enter_context(
+            bucket.opened(given, folder, None, beside_output=True)
+            if bucket.serves(given)
+            else archive.opened(path)
+        )
         found = layout.recognise(files, wanted, labels)
         seen = _look(files, found)
         amounts = _amounts(found)

@@ -43,7 +43,7 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
         case "kaggle":
             path = download_from_kaggle(out.parent)
         case "url" if bucket.serves(how.path):
-            path = bucket.download(how.path or "", out.parent, how.sha256)
+            path = out  # nothing is there yet: what is taken is packed
         case "url":
             path, sha256 = web.download(how.path or "", out.parent, how.sha256)
             if how.sha256 is None:
@@ -52,7 +52,11 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
             path = files.given(how.path or "")
     web.tidy(out.parent)
     labels = files.given(how.labels) if how.labels else None
-    with archive.opened(path) as opened:
+    with (
+        bucket.opened(how.path or "", out.parent, how.sha256)
+        if path == out and how.source == "url"
+        else archive.opened(path)
+    ) as opened:
         found = layout.recognise(opened, how.layout, labels)
         if not zipfile.is_zipfile(path):
             chosen = choose(found.images, subset, seed)

@@ -1,5 +1,6 @@
 """Download an archive from a web server: resumable, bounded, checked by its SHA-256."""
 
+import errno
 import hashlib
 import os
 import re
@@ -9,11 +10,9 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Annotated, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 import requests
-from pydantic import Field, TypeAdapter
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
@@ -30,25 +29,23 @@ REMEDIES = {
     410: "the file is gone; correct data.path",
     416: "the file has changed; run again",
 }
-CAUSES = {  # by words in what requests says
-    "dependencies for SOCKS": "a SOCKS proxy needs a package; run `pip install pysocks`, or unset "
-    "ALL_PROXY, HTTPS_PROXY and HTTP_PROXY",
-    "[Pp]roxy|SOCKS": "the proxy fails; correct or unset ALL_PROXY, HTTPS_PROXY and HTTP_PROXY",
+PROXY = "correct or unset ALL_PROXY, HTTPS_PROXY and HTTP_PROXY"
+CAUSES = {  # by words in what requests, urllib3, fsspec and its packages say
+    r"ImportError: .*(?:nstall|requires) \W?(\w+)": "its package is missing; run `pip install {}`",
+    "dependencies for SOCKS": f"a SOCKS proxy needs `pip install pysocks`; or {PROXY}",
+    "[Pp]roxy|SOCKS": f"the proxy fails; {PROXY}",
     r"CERTIFICATE_VERIFY_FAILED\].*?: ([^(]*) \(": "its certificate is not trusted ({}); if you "
     "trust it, set REQUESTS_CA_BUNDLE to the file of its authority",
     "TLS CA certificate|X509": "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file of "
     "certificates; correct or unset it",
-    "InvalidURL|InvalidSchema|Location|TooManyRedirects|UnicodeError|ValueError": "the address, or "
-    "one to which it leads, is of no use; correct data.path",
+    "((?:PermissionError|.*Credential).{,150})": "access is refused ({}); give its package the "
+    "credentials, such as with AWS_PROFILE, or check the address",
+    "FileNotFoundError": "no such bucket, folder or file, or nothing in it; correct data.path",
+    "((?:InvalidURL|InvalidSchema|Location|TooManyRedirects|UnicodeError|ValueError).{,150})": (
+        "the address, or one to which it leads, is of no use ({}); correct data.path"
+    ),
 }
 RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)")  # an answer's
-
-
-class Version(NamedTuple):
-    """Which version of a file a server has."""
-
-    tag: Annotated[str, Field(pattern="^[ -~]*$")]  # an ETag or a date; without one: no resuming
-    size: int | None  # in bytes
 
 
 class _BrokenError(InputError):
@@ -62,11 +59,22 @@ def why(error: Exception, server: str = "") -> str:
         error: from requests or urllib3.
         server: such as " to Kaggle".
     """
-    said = f"{type(error).__name__}: {error}"
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
     for words, cause in CAUSES.items():
         if found := re.search(words, said):
             return cause.format(*found.groups())
     return f"the connection{server} failed ({type(error).__name__}); run again to resume"
+
+
+@contextmanager
+def boundary(address: str, broken: type[InputError] = InputError) -> Iterator[None]:
+    """Turn whatever the libraries raise into one line, unless the disk fails."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        raise broken(f"{public(address)}: {why(error)}") from error
 
 
 def download(
@@ -97,20 +105,18 @@ def download(
     if "@" in parts.netloc:
         raise InputError(f"{public(address)}: has a password in it; put that into ~/.netrc")
     base = re.sub(r"[^A-Za-z0-9.-]", "_", unquote(PurePosixPath(parts.path).name))[-100:] or "file"
-    # A complete file has in its name of which address, which query and which version it is.
+    # In the name of a complete file are its address, its query and its version; see `_Download`.
     key, query = _digest(public(address)), _digest(parts.query)
-    kept = next(folder.glob(f"{key}-*-{base}"), None)
-    encoding = None
+    kept = next(folder.glob(f"{key}-*-*-{base}"), None)
+    encoding = ""
     if kept is None or not (f"-{query}-" in kept.name or (sha256 and files.sha256(kept) == sha256)):
-        folder.mkdir(parents=True, exist_ok=True)
-        asked = _Download(filled(address), folder / f"{key}-{base}.unfinished")
-        if kept:
-            asked.begin_with(kept, unquote(kept.name[len(f"{key}-{query}-") : -len(f"-{base}")]))
-        asked.complete(beside_output)
-        encoding = asked.encoding
-        kept = folder / f"{key}-{query}-{quote(asked.version.tag, safe='')[:99]}-{base}"
-        asked.part.replace(kept)
-        asked.state.unlink(missing_ok=True)
+        asked = _Download(filled(address), folder, key, base)
+        if kept:  # the server says whether it still is the file
+            kept.replace(asked.named(kept.name.split("-")[2]))
+        encoding = asked.complete(beside_output)
+        part = asked.part()
+        kept = folder / f"{key}-{query}-{part.name.split('-')[1]}-{base}"
+        part.replace(kept)
     tidy(folder)
     found = files.sha256(kept)
     sent = f" (it was sent as {encoding}, although not asked for)" if encoding else ""
@@ -153,30 +159,25 @@ def _digest(text: str) -> str:
 
 
 class _Download:
-    """A download into a part, over as many connections as that takes."""
+    """A download into a part, over as many connections as that takes.
 
-    def __init__(self, address: str, part: Path) -> None:
-        self.address = address
-        self.part = part
-        self.state = part.with_name(f"{part.name}.json")  # of which version the part is
-        self.version = Version("", None)
-        self.encoding: str | None = None  # of the bytes that the server sent
+    The part's name has the version of the server's file. Without one, nothing can resume.
+    """
 
-    def begin_with(self, kept: Path, tag: str) -> None:
-        """Take a complete file as the part. The server says whether it still is the file."""
-        kept.replace(self.part)
-        files.write_json(self.state, Version(tag, self.part.stat().st_size))
+    def __init__(self, address: str, folder: Path, key: str, base: str) -> None:
+        self.address, self.folder, self.key, self.base = address, folder, key, base
+        folder.mkdir(parents=True, exist_ok=True)
 
-    @contextmanager
-    def boundary(self, broken: type[InputError] = InputError) -> Iterator[None]:
-        """Turn whatever the libraries raise into one line."""
-        try:
-            yield
-        except Exception as error:
-            raise broken(f"{public(self.address)}: {why(error)}") from error
+    def named(self, tag: str) -> Path:
+        """Return the path of the part of a version."""
+        return self.folder / f"{self.key}-{tag}-{self.base}.unfinished"
 
-    def complete(self, beside_output: bool) -> None:
-        """Download what is missing. Nothing is left of what cannot resume."""
+    def part(self) -> Path:
+        """Return the path of the part that is there, or of one without a version."""
+        return next(self.folder.glob(self.named("*").name), self.named(""))
+
+    def complete(self, beside_output: bool) -> str:
+        """Download what is missing; return how it was encoded, if it was."""
         # A server may not tell us to wait for hours.
         retry = Retry(
             3,
@@ -189,97 +190,71 @@ class _Download:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=retry))
             try:
-                for left in reversed(range(ATTEMPTS)):
+                for attempt in range(ATTEMPTS - 1):
                     try:
-                        return self._go_on(session, left == ATTEMPTS - 1, beside_output)
+                        return self._go_on(session, attempt == 0, beside_output)
                     except _BrokenError:
-                        if not left:
-                            raise
-                        print(
-                            f"{public(self.address)}: the connection broke; resuming",
-                            file=sys.stderr,
-                        )
+                        told = "the connection broke; resuming"
+                        print(f"{public(self.address)}: {told}", file=sys.stderr)
+                return self._go_on(session, False, beside_output)
             except BaseException:
-                if not self.state.exists():
-                    self.part.unlink(missing_ok=True)
+                self.named("").unlink(missing_ok=True)
                 raise
 
-    def _known(self) -> Version | None:
-        """Return of which version the part is, if it can resume."""
-        try:
-            known = TypeAdapter(Version).validate_json(self.state.read_bytes())
-        except (FileNotFoundError, ValueError):  # or a damaged file
-            return None
-        return known if known.tag and self.part.exists() else None
-
-    def _drop(self) -> None:
-        for path in (self.part, self.state):
-            path.unlink(missing_ok=True)
-
-    def _go_on(self, session: requests.Session, first: bool, beside_output: bool) -> None:
+    def _go_on(self, session: requests.Session, first: bool, beside_output: bool) -> str:
         """Ask for the bytes after those that are there, and append them."""
-        known = self._known()
-        done = self.part.stat().st_size if known else 0
+        part, place = self.part(), public(self.address)
+        known = unquote(part.name.split("-")[1])
+        there = part.stat().st_size if part.exists() else 0
+        done = there if known else 0
         headers = {"Accept-Encoding": "identity"}  # the file as it is, and its true size
-        if known and done:
-            headers |= {"Range": f"bytes={done}-", "If-Range": known.tag}
-        with self.boundary():
+        if done:
+            headers |= {"Range": f"bytes={done}-", "If-Range": known}
+        with boundary(self.address):
             response = session.get(self.address, headers=headers, stream=True, timeout=TIMEOUT)
         with response:
             status, answer = response.status_code, response.headers
             given = RANGE.fullmatch(answer.get("Content-Range", ""))
             start, total = given.groups() if given else (None, None)
-            if known and done and status == 416 and total == str(done):  # it was complete
-                self.version = known
-                return
+            if done and status == 416 and total == str(done):  # it was complete
+                return ""
+            if status == 416:
+                part.unlink(missing_ok=True)
             if status not in (200, 206):
-                if status == 416:
-                    self._drop()
                 remedy = REMEDIES.get(status, "the server failed; run again later")
-                raise InputError(f"{public(self.address)}: {remedy} (status {status})")
-            length = (total if status == 206 else answer.get("Content-Length")) or ""
-            size = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
+                raise InputError(f"{place}: {remedy} (status {status})")
+            encoding = answer.get("Content-Encoding", "").removeprefix("identity")
             sent = [answer.get(name, "") for name in ("ETag", "Last-Modified")]
-            tag = next((each for each in sent if each and not each.startswith("W/")), "")
-            encoding = answer.get("Content-Encoding", "identity")
-            self.encoding = None if encoding == "identity" else encoding
-            if self.encoding or not re.fullmatch("[ -~]*", tag):
-                tag = ""
-            self.version = Version(tag, size)
-            if status == 206:
-                same = known and tag in ("", known.tag) and known.size in (None, size)
-                if not same or not done or start != str(done):
-                    self._drop()
+            tag = next((each for each in sent if re.fullmatch("(?!W/)[ -~]{1,60}", each)), "")
+            tag = "" if encoding else tag
+            length = (total if status == 206 else answer.get("Content-Length")) or ""
+            size = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
+            if status == 200:
+                if done and done == size and tag == known:  # complete, without ranges
+                    return ""
+                if there and not first:
                     raise InputError(
-                        f"{public(self.address)}: sent other bytes than asked for; run again"
+                        f"{place}: the connection failed after {there:,} bytes, and the server "
+                        "does not go on there; run again to resume or start over, or get the file "
+                        "in another way and set data.source to archive"
                     )
-            else:
-                if known == self.version and done == size:  # it is, and the server has no ranges
-                    return
-                if not first and self.part.exists() and self.part.stat().st_size:
-                    raise InputError(
-                        f"{public(self.address)}: the connection failed after "
-                        f"{self.part.stat().st_size:,} bytes, and the server does not go on there; "
-                        "run again to resume or start over, or get the file in another way and set "
-                        "data.source to archive"
-                    )
-                self._drop()
-                done = 0
-                if tag:
-                    files.write_json(self.state, self.version)
+                part.unlink(missing_ok=True)
+                part, done = self.named(quote(tag, safe="").replace("-", "%2D")), 0
+            elif not done or start != str(done) or tag not in ("", known):
+                part.unlink(missing_ok=True)
+                raise InputError(f"{place}: sent other bytes than asked for; run again")
             left = None if size is None else size - done
-            files.room(self.part, left or 0)
-            with self.part.open("ab") as out:
+            files.room(part, left or 0)
+            with part.open("ab") as out:
                 total_mb = None if left is None else -(-left // MEGABYTE)
                 chunks = self._chunks(response)
                 for chunk in progress(chunks, "download (MB)", total_mb, beside_output):
-                    files.room(self.part, len(chunk))
+                    files.room(part, len(chunk))
                     out.write(chunk)
                 if size is not None and out.tell() != size:
-                    raise _BrokenError(
-                        f"{public(self.address)}: the connection failed; run again to resume"
-                    )
+                    raise _BrokenError(f"{place}: the connection failed; run again to resume")
+        return encoding
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
-        with self.boundary(_BrokenError):  # as it is sent: nothing is unpacked here
+        with boundary(self.address, _BrokenError):  # as it is sent: nothing is unpacked here
             yield from response.raw.stream(MEGABYTE, decode_content=False)
