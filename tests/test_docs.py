@@ -121,7 +121,7 @@ STAND_INS = {
             "-S data.path=http://127.0.0.1:5009/photos.zip download",
             "a server on loopback",
         ),
-        "pip install s3fs": ("grep -F 's3 = [\"s3fs\"]' pyproject.toml", OFFLINE),
+        "pip install s3fs": ("grep -F 's3 = [\"s3fs\"]' pyproject.toml", "it is in the group dev"),
         "python -m convnets inspect s3://bucket/photos": (
             "python -m convnets inspect file://$HOME/photos",
             "test_bucket.py has a bucket",

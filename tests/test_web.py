@@ -4,15 +4,19 @@ import collections
 import contextlib
 import gzip
 import hashlib
+import http.server
 import io
 import json
 import random
 import re
 import shutil
 import socketserver
+import ssl
 import subprocess
+import tempfile
 import threading
 import zipfile
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -230,6 +234,60 @@ def test_a_reserve_stays_free_and_the_rest_resumes(server, tmp_path, chunked):
         assert (server.ranges[1] is not None) == chunked
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture
+def signed(tmp_path) -> Iterator[str]:
+    """The address of a server whose certificate no authority has signed."""
+    key, certificate = str(tmp_path / "key"), str(tmp_path / "certificate")
+    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=x"]
+    files = ["-keyout", key, "-out", certificate]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with http.server.HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.handle_error = lambda *_: None  # the client hangs up
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "remedy"),
+    [
+        ("ALL_PROXY", "socks5h://127.0.0.1:9", "ALL_PROXY"),
+        ("HTTPS_PROXY", "http://127.0.0.1:9", "correct or unset ALL_PROXY, HTTPS_PROXY"),
+        ("HTTPS_PROXY", f"http://somebody:p@{'s3cr3t'}@127.0.0.1:9", "HTTPS_PROXY"),
+        ("ALL_PROXY", "nonsense", "ALL_PROXY"),
+        ("REQUESTS_CA_BUNDLE", "/nowhere", "REQUESTS_CA_BUNDLE .* correct or unset it"),
+        ("REQUESTS_CA_BUNDLE", __file__, "REQUESTS_CA_BUNDLE .* correct or unset it"),
+        ("LANG", "C", "certificate is not trusted .*; .* set REQUESTS_CA_BUNDLE"),
+    ],
+)
+def test_what_is_between_us_and_the_server(signed, tmp_path, monkeypatch, variable, value, remedy):
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda seconds: None)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=f"^{signed}/x.zip: .*{remedy}") as caught:
+        web.download(f"{signed}/x.zip", tmp_path / "out", None)
+    assert "s3cr3t" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_usable_tmpdir_is_one_line(tmp_path, monkeypatch, capsys):
+    full = tmp_path / "full"
+    full.mkdir()
+    mount(full, "size=4k,nr_inodes=1")
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(full)])
+        with pytest.raises(SystemExit):
+            console.run(lambda: inspection.inspect("http://127.0.0.1:9/x.zip"))
+    finally:
+        subprocess.run(["umount", full], check=True)
+    assert "set TMPDIR" in capsys.readouterr().err
 
 
 def stopped(server: Server, folder: Path, address: str) -> None:
