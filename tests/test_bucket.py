@@ -54,7 +54,7 @@ def s3(endpoint, monkeypatch):
     for label in ("cat", "dog"):
         for number in range(4):
             put(client, f"set/{label}/{number}.jpg", picture(label, number))
-    for odd in ("set/", "set/notes.pdf", "set//cat/9.jpg", "set/a/../../9.jpg"):
+    for odd in ("set/", "empty/", "set/notes.pdf", "set//cat/9.jpg", "set/a/../../9.jpg"):
         put(client, odd, b"?")
     yield client
     for found in client.list_objects_v2(Bucket="photos").get("Contents", []):
@@ -126,6 +126,7 @@ def test_inspect_prints_the_command_that_uses_it(s3, capsys):
     [
         ("s3://nowhere/set", "no such bucket"),
         ("s3://photos/none", "no such bucket"),
+        ("s3://photos/empty", "nothing in it"),
         ("s3://user:se/c@ret@photos/set", "has a password in it"),
         ("nothing://photos/set", "Protocol not known"),
         ("gs://photos/set", "pip install gcsfs"),

@@ -83,6 +83,7 @@ def test_a_text_with_an_address(address, text, capsys):
         "/home/me@work/a?b.jpg: not a picture; why? say so",
         "C:\\Users\\me@work\\a: no such file",
         "see http://host/x, or a:b",
+        "models:/convnets@champion: is not available",
     ],
 )
 def test_other_text_stays_as_it_is(text):

@@ -27,7 +27,7 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
-_SCHEME = r"(?i:[a-z][a-z0-9+.-]+:[/\\]+)"  # of an address; a drive has one letter
+_SCHEME = r"(?i:https?:[/\\]+|[a-z][a-z0-9+.-]+:[/\\]{2,})"  # of an address
 _hushed = ExitStack()
 # Keras and TensorFlow import these if they are there, for parts that nothing here uses. They are a
 # third of the time that Keras takes. Who needs one imports it: later, or before.

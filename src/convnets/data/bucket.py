@@ -48,7 +48,7 @@ def opened(
         InputError: a package or a right is missing, there is nothing, or the connection failed.
     """
     source, root, found = _listed(address)
-    whole = list(found) == [""]  # an archive
+    whole = [info["name"] for info in found.values()] == [root]  # an archive, named ""
     unsafe = [name for name in found if {"", ".", ".."}.intersection(name.split("/"))]
     pictures, tables, _ = layout.sort_out(found.keys() - unsafe)
     cache = folder / f"{_digest(address)[:8]}-{PurePosixPath(root).name}"
@@ -104,6 +104,8 @@ def _listed(address: str) -> tuple[Any, str, dict[str, dict[str, Any]]]:
         source, root = url_to_fs(scheme.lower() + mark + path, skip_instance_cache=True)
         root = source._strip_protocol(root).rstrip("/")
         found = source.find(root, detail=True)
+        # Some systems have an empty file for a folder.
+        found = {path: info for path, info in found.items() if not path.endswith("/")}
         if not found:
             raise FileNotFoundError
     listed = {}

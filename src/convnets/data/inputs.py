@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from convnets.base import files, params
-from convnets.base.console import InputError, is_address, public, say
+from convnets.base.console import InputError, public, say
 from convnets.data import archive, bucket
 
 FOLDER = Path("metrics/inputs")  # in git: a clone without the files keeps their stamps
@@ -33,7 +33,7 @@ def write(paths: list[str], out: Path) -> None:
     known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     stamps = {}
     for path in paths:
-        remote = is_address(path)
+        remote = bucket.serves(path)
         name = public(path) if remote else path  # the file is in git
         try:
             stamps[name] = bucket.stamp(path) if remote else stamp(files.given(path))
