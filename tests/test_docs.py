@@ -121,6 +121,15 @@ STAND_INS = {
             "-S data.path=http://127.0.0.1:5009/photos.zip download",
             "a server on loopback",
         ),
+        "pip install s3fs": ("grep -F 's3 = [\"s3fs\"]' pyproject.toml", "it is in the group dev"),
+        "python -m convnets inspect s3://bucket/photos": (
+            "python -m convnets inspect file://$HOME/photos",
+            "test_bucket.py has a bucket",
+        ),
+        "dvc exp run -S data.source=url -S data.path=s3://bucket/photos download": (
+            "dvc exp run --temp -S data.source=url -S data.path=file://$HOME/photos download",
+            "as above",
+        ),
         "dvc exp run -S image_size=180 -S backbone.weights=imagenet": (
             'python -c "import keras; keras.applications.VGG16(weights=None, include_top=False, '
             "input_shape=(180, 180, 3)).save_weights('vgg16.weights.h5')\" "

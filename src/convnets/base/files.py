@@ -1,6 +1,7 @@
 """Atomic writes: a file or folder appears complete or not at all."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -72,7 +73,9 @@ def room(path: Path, needed: int) -> None:
     Raises:
         InputError: it does not fit.
     """
-    above = (each for each in path.absolute().parents if not each.name.startswith(".part."))
+    above = (
+        each for each in (path, *path.absolute().parents) if not each.name.startswith(".part.")
+    )
     place = next(each for each in above if each.is_dir())
     disk = shutil.disk_usage(place)
     free = max(0, disk.free - min(RESERVE, disk.total // 20))
@@ -112,6 +115,12 @@ def link(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:  # another disk, or one without links
         copy(source, target)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, values: Any) -> None:

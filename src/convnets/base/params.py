@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from convnets.base.console import InputError
+from convnets.base.console import InputError, is_address
 
 LONGEST, PROBLEMS = 200, 20  # characters of a value, and problems, that a message has at most
 _quote = reprlib.Repr()
@@ -70,7 +70,7 @@ class Data(Section):
     """Where the images come from, and how they are laid out."""
 
     source: Literal["sample", "kaggle", "archive", "folder", "url"]
-    path: str | None  # an http address if the source is a url
+    path: str | None  # an address if the source is a url
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     layout: Literal["auto", "classes", "splits", "numbered", "table"] = "auto"
     labels: str | None = None
@@ -84,13 +84,13 @@ class Data(Section):
             raise ValueError(f"path must name the {self.source} when source is {self.source}")
         if self.path and self.source in ("sample", "kaggle"):
             archive = re.search(r"\.(zip|tar|tgz|tar\.\w+)$", self.path, re.IGNORECASE)
-            meant = "url" if "://" in self.path else "archive" if archive else "folder"
+            meant = "url" if is_address(self.path) else "archive" if archive else "folder"
             raise ValueError(
                 f"path is given, but source is {self.source}, which would be used instead; add "
                 f"-S data.source={meant}, or set path to null"
             )
-        if (self.source == "url") != bool(re.match("https?://", self.path or "", re.IGNORECASE)):
-            raise ValueError("a path with http:// or https:// needs source url, others do not")
+        if (self.source == "url") != is_address(self.path or ""):
+            raise ValueError("a path such as https:// or s3:// needs source url, others do not")
         if self.sha256 and self.source != "url":
             raise ValueError("sha256 is of a url's file; set it to null or source to url")
         if self.labels and self.source in ("sample", "kaggle"):

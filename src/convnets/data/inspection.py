@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 
 from convnets.base import params
-from convnets.base.console import printable, progress
-from convnets.data import archive, images, layout, web
+from convnets.base.console import is_address, printable, progress, public
+from convnets.data import archive, bucket, images, layout, web
 from convnets.data.layout import Files, Layout
 from convnets.data.overview import EXAMPLES, by_reason
 from convnets.data.subset import SPLITS, choose, gaps
@@ -37,10 +37,15 @@ def inspect(given: str, wanted: str = "auto", labels: Path | None = None) -> dic
     """
     with ExitStack() as stack:
         path, settings = Path(given).expanduser(), {}
-        if re.match("https?://", given, re.IGNORECASE):
-            folder = stack.enter_context(TemporaryDirectory())
-            path, sha256 = web.download(given, Path(folder), None, beside_output=True)
-            settings = {"data.source": "url", "data.path": given, "data.sha256": sha256}
+        if is_address(given):
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            whole = given if bucket.serves(given) else given.partition("#")[0]
+            place, _, query = whole.partition("?")
+            if query and "$" not in query:  # it may be a key
+                query = "$QUERY"
+            settings = {"data.source": "url", "data.path": f"{place}?{query}" if query else whole}
+            if not bucket.serves(given):
+                path, settings["data.sha256"] = web.download(given, folder, None, True)
         else:
             source = "folder" if path.is_dir() else "archive"
             settings = {"data.source": source, "data.path": str(path.absolute())}
@@ -48,7 +53,11 @@ def inspect(given: str, wanted: str = "auto", labels: Path | None = None) -> dic
             settings["data.layout"] = wanted
         if labels is not None:
             settings["data.labels"] = str(labels.absolute())
-        files = stack.enter_context(archive.opened(path))
+        files = stack.enter_context(
+            bucket.opened(given, folder, None, beside_output=True)
+            if bucket.serves(given)
+            else archive.opened(path)
+        )
         found = layout.recognise(files, wanted, labels)
         seen = _look(files, found)
         amounts = _amounts(found)
@@ -57,7 +66,7 @@ def inspect(given: str, wanted: str = "auto", labels: Path | None = None) -> dic
     settings |= {f"subset.{split}": amount for split, amount in amounts.items()}
     settings |= {"image_size": "180", "backbone.weights": "imagenet"}
     return {
-        "path": given,
+        "path": public(given) if is_address(given) else given,
         "layout": found.name,
         "images": len(found.images),
         "classes": _counts(found),
@@ -180,6 +189,8 @@ def show(seen: dict[str, Any], form: str) -> str:
     for why, found in seen["skipped"].items():
         lines.append(f"skipped {found['files']:,}: {why}, such as {_names(found['examples'])}")
     used = ", ".join(f"{count:,} {split}" for split, count in seen["would_use"].items())
+    if "?$QUERY" in seen["command"]:
+        used += " (set the environment variable QUERY to what follows ? in your address)"
     return "\n".join([*lines, f"would use {used}:", seen["command"]])
 
 

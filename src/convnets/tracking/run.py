@@ -1,6 +1,5 @@
 """One MLflow run for each executed stage. A failing tracking store never costs a training."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from convnets.base import files
-from convnets.base.console import InputError, public, say
+from convnets.base.console import InputError, is_address, public, say
 from convnets.tracking import declared, store
 from convnets.tracking.declared import Declared
 
@@ -132,11 +131,9 @@ class Run:
             begun = mlflow.start_run(run_name=self.stage, tags=tags, log_system_metrics=True)
             self.run_id = begun.info.run_id
             known.write_text(self.run_id)
-        # The query of a web address may be a key to it.
-        web = ("http://", "https://")
         mlflow.log_params(
             {
-                name: public(value) if str(value).startswith(web) else value
+                name: public(value) if is_address(str(value)) else value
                 for name, value in self.declared.params.items()
             }
         )
@@ -269,7 +266,7 @@ class Run:
         Args:
             scores: the metrics of each `.keras` file.
         """
-        by_digest = {_digest(path): metrics for path, metrics in scores.items()}
+        by_digest = {files.sha256(path): metrics for path, metrics in scores.items()}
 
         def log() -> None:
             if self.folder is None:
@@ -320,11 +317,6 @@ def score_models(scores: dict[str, dict[str, float]]) -> None:
             mlflow.log_metrics(added, run_id=model.source_run_id, model_id=model.model_id)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _log_model(path: Path, name: str, classes: list[str]) -> str:
     """Log a model to the active run under the name of its training stage; return its URI."""
     import mlflow
@@ -348,7 +340,7 @@ def _log_model(path: Path, name: str, classes: list[str]) -> str:
             signature=ModelSignature(pictures, answer),
             metadata={"classes": classes},
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in MADE_WITH],
-            tags={DIGEST: _digest(path)},
+            tags={DIGEST: files.sha256(path)},
         )
     return str(info.model_uri)
 

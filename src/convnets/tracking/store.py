@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from convnets.base import files
+from convnets.base.console import without_secrets
 
 MODEL = "convnets"  # the registered model
 CHAMPION = "champion"  # the alias of the model to use
@@ -69,8 +69,8 @@ def is_a_defect(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Return an error on one line, without the password in a tracking server's address."""
-    return re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))[:200]
+    """Return an error on one line, without what is secret in addresses."""
+    return without_secrets(" ".join(str(error).split()))[:200]
 
 
 def uri() -> str:
