@@ -81,9 +81,10 @@ def _unpacked(path: Path) -> Iterator[Files]:
                 raise
             raise InputError(f"not a complete zip or tar file ({error}); get it again") from error
 
-        def read(name: str) -> bytes:
+        def read(name: str, most: int = -1) -> bytes:
             try:
-                return container.read(members[name])
+                with container.open(members[name]) as file:
+                    return file.read(most)
             except (*DAMAGE, OSError) as error:
                 raise ImageError(f"damaged in the archive: {error}") from error
 
@@ -179,7 +180,12 @@ def _walk(folder: Path) -> Files:
                 names.add(name)
 
     enter(folder, frozenset((os.path.realpath(folder),)))
-    return Files(names, lambda name: (folder / name).read_bytes(), empty, skipped)
+
+    def read(name: str, most: int = -1) -> bytes:
+        with (folder / name).open("rb") as file:
+            return file.read(most)
+
+    return Files(names, read, empty, skipped)
 
 
 def pack(files: Files, names: Collection[str], out: Path) -> None:

@@ -19,12 +19,9 @@ from charset_normalizer import from_bytes
 
 from convnets.base import files
 from convnets.base.console import InputError, printable
-from convnets.data.images import ImageError
+from convnets.data.images import SUFFIXES as SUFFIXES
+from convnets.data.images import ImageError, is_picture
 
-SUFFIXES = frozenset(
-    f".{kind}"
-    for kind in ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "avif")
-) | {".heic", ".heif"}
 TABLES = ("labels.csv", "metadata.csv")
 # Hugging Face's ImageFolder has file_name and label, Kaggle's competitions id and breed.
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "image_id", "path", "id")
@@ -48,7 +45,7 @@ class Files(NamedTuple):
     """The files of a folder or an archive, by their paths in it."""
 
     names: Collection[str]
-    read: Callable[[str], bytes]
+    read: Callable[..., bytes]  # of a path, all bytes or at most so many
     empty: Collection[str] = ()  # the folders without any file
     skipped: Mapping[str, str] = {}  # what is not a file, and why
 
@@ -92,7 +89,7 @@ def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -
         InputError: there are no pictures or no classes, there is more than one reading, the wanted
             layout does not fit, or a folder beside the classes is empty.
     """
-    pictures, tables, skipped = sort_out(source.names)
+    pictures, tables, skipped = sort_out(source.names, source.read)
     skipped |= source.skipped
     if not pictures:
         raise InputError("no images found; expected <class>/*.jpg, or <class>.<number>.jpg")
@@ -178,7 +175,9 @@ def split_of(folder: str) -> str | None:
     return SPLITS.get(words[0]) if len(words) == 1 else None
 
 
-def sort_out(names: Iterable[str]) -> tuple[list[str], list[str], dict[str, str]]:
+def sort_out(
+    names: Iterable[str], read: Callable[..., bytes] | None = None
+) -> tuple[list[str], list[str], dict[str, str]]:
     """Return the paths of pictures and of tables, and why each of the others is skipped."""
     pictures, tables, skipped = [], [], {}
     for name in sorted(names):
@@ -189,7 +188,7 @@ def sort_out(names: Iterable[str]) -> tuple[list[str], list[str], dict[str, str]
             skipped[name] = "has a control character in its name"
         elif path.name.lower() in TABLES:
             tables.append(name)
-        elif path.suffix.lower() in SUFFIXES:
+        elif is_picture(name, read):
             pictures.append(name)
         else:
             skipped[name] = "not an image"

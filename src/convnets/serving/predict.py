@@ -99,7 +99,9 @@ def files(names: list[str]) -> list[str]:
         inside = []
         if Path(name).is_dir():
             with archive.opened(Path(name)) as there:
-                inside = [str(Path(name) / path) for path in layout.sort_out(there.names)[0]]
+                inside = [
+                    str(Path(name) / path) for path in layout.sort_out(there.names, there.read)[0]
+                ]
         found += inside or [name]
     return found
 
