@@ -27,6 +27,11 @@ ONE = params.Subset(train=1, validation=1, test=1, max_rejected=0)
 
 # The files, the layout that is recognised, its classes, and the files that are used.
 GIVEN = {
+    "no endings, or odd ones": (
+        "cat/1 cat/2.JPG_large cat/d41d8cd98f00b204 dog/1.jpg!d dog/2.jpeg?x=1 dog/3.txt",
+        "classes",
+        {"cat": 3, "dog": 2},
+    ),
     "class folders with any names": (
         "cat/a.jpg cat/holiday.2019.jpg dog/b.jpg dog/walk.2020.jpg",
         "classes",

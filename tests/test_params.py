@@ -98,6 +98,14 @@ def test_the_full_preset_is_the_book_s_on_all_photographs(root):
             "train_scratch.augmentation.rotatoin: unknown key; did you mean rotation?",
         ),
         ({"augmentation.zom": 0}, "augmentation.zom: unknown key; did you mean zoom?"),
+        ({"augmentation.flip": "vertical"}, "augmentation.flip: input should be 'horizontal' or"),
+        ({"augmentation.flip": "none"}, "train_mirrored_head.features to [views]"),
+        ({"augmentation.flip": "none"}, "train_residual.mirrored to false, train_residual.augm"),
+        ({"train_residual.augmentation.flip": "none"}, "set train_residual.mirrored to false"),
+        (
+            {"augmentation.flip": "none", "train_scratch.mirrored": True},
+            "train_scratch.mirrored to false",
+        ),
         ({"augmentation.contrast": 1}, "augmentation.contrast: input should be less than 1"),
         ({"data.path": "/photos"}, "add -S data.source=folder"),
         ({"data.path": "/photos.ZIP"}, "add -S data.source=archive"),
@@ -111,6 +119,19 @@ def test_what_is_wrong_is_named(write, changes, expected):
         params.load(write(changes))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_where_left_and_right_differ_nothing_is_mirrored(write):
+    none = {
+        "augmentation.flip": "none",
+        "train_mirrored_head.features": ["views"],
+        "train_residual.mirrored": False,
+        "train_residual.augmentation.flip": "none",
+    }
+    changed = params.load(write(none))
+    assert changed.augmentation.flip == "none"
+    with pytest.raises(InputError, match=r": augmentation\.flip none .* set train_residual\.mirr"):
+        params.load(write(none | {"train_residual.mirrored": True}))
 
 
 def test_a_missing_key_is_named(root, tmp_path):

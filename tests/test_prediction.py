@@ -52,7 +52,7 @@ def test_all_but_the_bad_are_predicted(model, pictures, capsys, monkeypatch):
     arguments = (str(pictures), missing, str(empty), "--model", str(model))
     out, errors = predict(capsys, monkeypatch, *arguments, "--format", "json")
     assert [line.split(": ")[-1] for line in errors] == [
-        "not a JPEG, PNG, WebP, AVIF, HEIC, TIFF, GIF or BMP",
+        "not a JPEG, PNG, WebP, AVIF, HEIC, TIFF, JPEG2000, PNM, GIF or BMP",
         "No such file or directory",
         "no images in it",
     ]
@@ -153,3 +153,12 @@ def test_help_imports_neither_tensorflow_nor_mlflow(root):
     done = subprocess.run(command, cwd=root / "src", capture_output=True, text=True, check=True)
     assert "predict" in done.stdout
     assert done.stdout.endswith("set()\n")
+
+
+def test_pictures_of_a_folder_are_known_by_their_first_bytes(tmp_path):
+    for name, kind in (("1", "PNG"), ("2.JPG_large", "JPEG"), ("3.ppm", "PPM")):
+        sample.draw("cat", 0, 0).save(tmp_path / name, kind)
+    (tmp_path / "notes").write_text("BMW is a car, and no picture")
+    assert prediction.files([str(tmp_path)]) == [
+        str(tmp_path / name) for name in ("1", "2.JPG_large", "3.ppm")
+    ]

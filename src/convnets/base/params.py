@@ -249,6 +249,25 @@ class Params(Section):
                     raise ValueError(f"{key}: unknown key; {_hint(key, known)}")
         return values
 
+    @model_validator(mode="after")
+    def _no_mirror_image_where_left_and_right_differ(self) -> "Params":
+        to_set = []
+        for stage, how in (self.model_extra or {}).items():
+            own = getattr(how, "augmentation", None) or self.augmentation
+            if "none" in (self.augmentation.flip, own.flip):
+                if "mirrored" in getattr(how, "features", ()):
+                    (other,) = {*how.features} - {"mirrored"}
+                    to_set.append(f"{stage}.features to [{other}]")
+                if getattr(how, "mirrored", False):
+                    to_set.append(f"{stage}.mirrored to false")
+                    to_set += [f"{stage}.augmentation.flip to none"] * (own.flip != "none")
+        if to_set:
+            raise ValueError(
+                "augmentation.flip none says that a mirror image is another picture, but models "
+                f"use mirror images; set {', '.join(to_set)}"
+            )
+        return self
+
     def of(self, stage: str, kind: type[Stage]) -> Stage:
         """Return a training stage's section. The top-level `epochs`, if set, overrides its own.
 

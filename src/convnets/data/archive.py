@@ -297,7 +297,7 @@ def _checked(entry: _Entry) -> tuple[str, str]:
         return name, "it has no name"
     if any(part.startswith(".") or part.lower() in SYSTEM for part in parts):
         return name, "hidden or a system's"
-    if entry.member and entry.member.size > MAX_MEMBER_BYTES and layout.sort_out([name])[0]:
+    if entry.member and entry.member.size > MAX_MEMBER_BYTES and not layout.sort_out([name])[2]:
         return name, f"larger than {MAX_MEMBER_BYTES:,} bytes"
     return name, entry.why
 

@@ -15,11 +15,9 @@ from typing import NamedTuple
 from convnets.base import files, params
 from convnets.base.console import InputError, printable
 from convnets.data import tables
+from convnets.data.images import SUFFIXES as SUFFIXES
+from convnets.data.images import is_picture
 
-SUFFIXES = frozenset(
-    f".{kind}"
-    for kind in ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "avif")
-) | {".heic", ".heif"}
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
@@ -37,7 +35,7 @@ class Files(NamedTuple):
     """The files of a folder or an archive, by their paths in it."""
 
     names: Collection[str]
-    read: Callable[[str], bytes]
+    read: Callable[..., bytes]  # of a path, all bytes or at most so many
     empty: Collection[str] = ()  # the folders without any file
     skipped: Mapping[str, str] = {}  # what is not a file, and why
 
@@ -88,7 +86,7 @@ def recognise(
         InputError: there are no pictures or no classes, there is more than one reading, the wanted
             layout does not fit, or a folder beside the classes is empty.
     """
-    pictures, named, skipped = sort_out(source.names)
+    pictures, named, skipped = sort_out(source.names, source.read)
     skipped |= source.skipped
     if not pictures:
         raise InputError("no images found; expected <class>/*.jpg, or <class>.<number>.jpg")
@@ -188,7 +186,9 @@ def split_of(folder: str) -> str | None:
     return SPLITS.get(words[0]) if len(words) == 1 else None
 
 
-def sort_out(names: Iterable[str]) -> tuple[list[str], list[str], dict[str, str]]:
+def sort_out(
+    names: Iterable[str], read: Callable[..., bytes] | None = None
+) -> tuple[list[str], list[str], dict[str, str]]:
     """Return the paths of pictures and of tables, and why each of the others is skipped."""
     pictures, labels, skipped = [], [], {}
     for name in sorted(names):
@@ -197,7 +197,7 @@ def sort_out(names: Iterable[str]) -> tuple[list[str], list[str], dict[str, str]
             skipped[name] = "hidden or a system's"
         elif any(character < " " for character in name):
             skipped[name] = "has a control character in its name"
-        elif path.suffix.lower() in SUFFIXES:
+        elif is_picture(name, read):
             pictures.append(name)
         elif path.suffix.lower() in tables.SUFFIXES:
             labels.append(name)

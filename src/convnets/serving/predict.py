@@ -98,10 +98,15 @@ def files(names: list[str]) -> list[str]:
     for name in names:
         inside = []
         if Path(name).is_dir():
-            there = archive.names(Path(name))
-            inside = [str(Path(name) / path) for path in layout.sort_out(there)[0]]
+            there = [str(Path(name) / path) for path in archive.names(Path(name))]
+            inside = layout.sort_out(there, _start)[0]
         found += inside or [name]
     return found
+
+
+def _start(name: str, most: int) -> bytes:
+    with Path(name).open("rb") as file:
+        return file.read(most)
 
 
 def content(file: IO[bytes]) -> bytes:
