@@ -23,7 +23,7 @@ class Decoder:
     def __enter__(self) -> Self:
         spawn = multiprocessing.get_context("spawn")  # TensorFlow's threads allow no fork
         self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_decode, args=(theirs, self.size), daemon=True)
+        self.process = spawn.Process(target=_decode, args=(theirs, self.size, SECONDS), daemon=True)
         self.process.start()
         theirs.close()  # so that this end sees the process end
         return self
@@ -46,13 +46,13 @@ class Decoder:
         return np.asarray(found)
 
 
-def _decode(pipe: Connection, size: int) -> None:
+def _decode(pipe: Connection, size: int, seconds: float) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # what is sent to all is for the server
         signal.signal(number, signal.SIG_IGN)
     with suppress(EOFError, OSError):  # the server has ended
         while True:
             content = pipe.recv_bytes()
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # the system ends the process then
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # the system ends the process then
             try:
                 found: Any = images.decode(content, size)
             except images.ImageError as error:

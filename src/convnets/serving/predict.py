@@ -81,8 +81,9 @@ def _registered() -> tuple[Path, list[str]]:
     try:
         if local and not (root() / "mlflow.db").exists():
             raise FileNotFoundError(f"no mlflow.db in {root()}")
-        mlflow.set_tracking_uri(store.uri())
-        folder = Path(mlflow.artifacts.download_artifacts(uri))
+        with store.waiting():
+            mlflow.set_tracking_uri(store.uri())
+            folder = Path(mlflow.artifacts.download_artifacts(uri))
         (file,) = (folder / "artifacts").glob("*.keras")
         metadata = mlflow.models.Model.load(folder).metadata or {}
         return file, [str(name) for name in metadata.get("classes", ())]
