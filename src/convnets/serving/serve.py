@@ -45,7 +45,7 @@ HOST = "127.0.0.1"
 NAMES = ["localhost", HOST, "[::1]"]  # a tunnel such as SSH's may end at the last one
 REQUEST = 256_000_000  # bytes of a request's body
 PATIENCE = 30  # seconds for a request to arrive, then its body, and for a client to take its answer
-GRACE = 8  # seconds to end the running requests after Ctrl-C
+GRACE = 7  # seconds to end the running requests after Ctrl-C
 END = 9  # seconds after which the process ends in any case
 # Of the files that the process may open, half are for connections, the others for their pictures.
 CONNECTIONS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
@@ -377,3 +377,4 @@ def serve(name: str, port: int, host: str, sites: list[str]) -> None:
                 place = f"http://{own}:{listening.getsockname()[1]}"
                 say(f"{place} classifies pictures; Ctrl-C stops it")
                 _Server(config).run(sockets=[listening])
+            _end()  # without Python's own end, which takes TensorFlow seconds
