@@ -71,7 +71,7 @@ def serve(arguments: argparse.Namespace) -> None:
     from convnets.serving import serve as serving
 
     console.unhush()
-    serving.serve(arguments.model, arguments.port)
+    serving.serve(arguments.model, arguments.port, arguments.host, arguments.allow_host)
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -83,6 +83,12 @@ def export(arguments: argparse.Namespace) -> None:
         console.say(exporting.export(*given))
     finally:
         console.unhush()
+
+
+def share(text: str) -> float:
+    if not 0 <= float(text) <= 1:  # nor NaN
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return float(text)
 
 
 def main() -> None:
@@ -137,15 +143,19 @@ def main() -> None:
         help="a file, a folder that is searched for images, or - for stdin",
     )
     about = "mark predictions whose probability is below this share"
-    command.add_argument("--unsure", type=float, metavar="SHARE", help=about)
+    command.add_argument("--unsure", type=share, metavar="SHARE", help=about)
     about = "write each image with its evidence in colours (Grad-CAM) into this folder"
     command.add_argument("--explain", type=Path, metavar="FOLDER", help=about)
     command.add_argument("--format", choices=("table", "json", "csv"), default="table")
     command.set_defaults(run=predict)
 
-    about = "classify pictures on a web page and by HTTP, for this machine only"
+    about = "classify pictures on a web page and by HTTP, by default for this machine only"
     command = commands.add_parser("serve", help=about, description=about, parents=[model])
     command.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    about = "where to listen, such as 0.0.0.0 in a container: whoever reaches it can use the server"
+    command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=about)
+    about = "another name of this server in an address bar, such as a proxy's; may be repeated"
+    command.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=about)
     command.set_defaults(run=serve)
 
     about = "write a model for another runtime, and compare the two on test images"

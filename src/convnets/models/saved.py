@@ -3,18 +3,22 @@
 import argparse
 import json
 import re
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import keras
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from convnets.base import files
 from convnets.base.console import InputError, printable
 from convnets.base.params import Monitor
 from convnets.models import internals
+
+LARGEST_JSON = 8_000_000  # bytes of a model's config or metadata. Parsed, it takes 50 times as many
 
 
 class Identity(BaseModel):
@@ -93,16 +97,20 @@ def load(path: Path, remedy: str = "train it again") -> keras.Model:
     """Load a `.keras` file for inference, without running any code in it.
 
     Raises:
-        InputError: the file is missing, damaged, or holds custom code such as a Lambda layer.
+        InputError: the file is missing, damaged, demands more memory than it has weights for, or
+            holds custom code such as a Lambda layer.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; {remedy}")
+        problem = "not a file" if path.exists() else "no such file"
+        raise InputError(f"{path}: {problem}; {remedy}")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not a .keras file, or only a part of one; {remedy}")
-    try:
+    with (
+        _opened(path, "cannot be loaded safely", remedy) as archive,
+        warnings.catch_warnings(action="ignore"),  # an error follows them
+    ):
+        internals.bounded(archive)
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # of any kind: Keras, h5py and zipfile have their own
-        raise InputError(f"{path}: cannot be loaded safely ({reason(error)}); {remedy}") from error
 
 
 def reason(error: BaseException) -> str:
@@ -119,11 +127,9 @@ def record(path: Path) -> Record:
     Raises:
         InputError: the file is not a model that `save` wrote.
     """
-    try:
-        found = _metadata(path)
+    with _opened(path, "has no record of its training", "train it again") as archive:
+        found = json.loads(archive.read("metadata.json"))
         return Record.model_validate({key: found[key] for key in Record.model_fields})
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: has no record of its training; train it again") from error
 
 
 def class_names(path: Path) -> list[str]:
@@ -132,13 +138,29 @@ def class_names(path: Path) -> list[str]:
     Raises:
         InputError: the file is not a model that `save` wrote.
     """
+    with _opened(path, "has no class names", "train it again") as archive:
+        found = json.loads(archive.read("metadata.json"))
+        return TypeAdapter(list[str]).validate_python(found["classes"])
+
+
+@contextmanager
+def _opened(path: Path, problem: str, remedy: str) -> Iterator[zipfile.ZipFile]:
+    """Open a model's archive. Whatever fails inside the `with` block becomes an `InputError`.
+
+    Keras, h5py, zipfile, json and pydantic raise exceptions of any kind for damaged bytes.
+    """
     try:
-        return [str(name) for name in _metadata(path)["classes"]]
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: has no class names ({error}); train it again") from error
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        found: dict[str, Any] = json.loads(archive.read("metadata.json"))
-    return found
+        if not path.is_file():  # opening a pipe would wait for its writer
+            raise FileNotFoundError("not a file" if path.exists() else "no such file")
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            # Keras compresses nothing. So what is read is never more than the file itself.
+            if sum(member.file_size for member in members) > path.stat().st_size:
+                raise ValueError("its parts are compressed; save it again with Keras")
+            for member in members:
+                if member.filename.endswith(".json") and member.file_size > LARGEST_JSON:
+                    limit = f"{LARGEST_JSON / 1e6:.0f} MB"
+                    raise ValueError(f"{member.filename} is larger than {limit}")
+            yield archive
+    except Exception as error:
+        raise InputError(f"{path}: {problem} ({reason(error)}); {remedy}") from error

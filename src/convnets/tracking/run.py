@@ -84,9 +84,10 @@ class Run:
 
         while self.live:
             try:
-                if mlflow.active_run() is None:
-                    self._begin()
-                return call()
+                with store.waiting():
+                    if mlflow.active_run() is None:
+                        self._begin()
+                    return call()
             except Exception as error:
                 invalid = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
                 if store.is_a_defect(error) or (invalid and self.folder is not None):

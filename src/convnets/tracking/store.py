@@ -3,14 +3,18 @@
 import logging
 import os
 import sqlite3
-from contextlib import closing, suppress
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
 from convnets.base import files
-from convnets.base.console import without_secrets
+from convnets.base.console import public, without_secrets
 
 MODEL = "convnets"  # the registered model
 CHAMPION = "champion"  # the alias of the model to use
@@ -33,6 +37,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "PGCONNECT_TIMEOUT": "10",  # the driver's own: PostgreSQL's would wait for minutes
     # MLflow would print its server's address, including a password in it.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -57,6 +62,25 @@ def quieten() -> None:
         os.environ.pop(name, None)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = 2  # MLflow's own ten take a hundred seconds
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Say what is waited for if MLflow takes long."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    place = public(given) if "://" in given else given or "its database"
+    told = partial(print, f"waiting for MLflow at {place}", file=sys.stderr, flush=True)
+    timer = threading.Timer(5, told)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def is_a_defect(error: Exception) -> bool:

@@ -57,8 +57,9 @@ def sync() -> None:
     for run, source, folder in sorted(local, key=lambda found: found[0].info.start_time):
         stage = run.info.run_name
         try:
-            mlflow.set_tracking_uri(store.uri())
-            _copy(run, source, MlflowClient())
+            with store.waiting():
+                mlflow.set_tracking_uri(store.uri())
+                _copy(run, source, MlflowClient())
             if (folder / runs.SCORES).exists():  # of models that are there by now: the oldest first
                 runs.score_models(json.loads((folder / runs.SCORES).read_text()))
         except Exception as error:
