@@ -73,9 +73,7 @@ def room(path: Path, needed: int) -> None:
     Raises:
         InputError: it does not fit.
     """
-    above = (
-        each for each in (path, *path.absolute().parents) if not each.name.startswith(".part.")
-    )
+    above = (each for each in path.absolute().parents if not each.name.startswith(".part."))
     place = next(each for each in above if each.is_dir())
     disk = shutil.disk_usage(place)
     free = max(0, disk.free - min(RESERVE, disk.total // 20))
