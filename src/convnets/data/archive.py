@@ -201,8 +201,7 @@ def opened(path: Path) -> Iterator[Files]:
 
 def names(folder: Path) -> list[str]:
     """Return the files of a folder, as they are on the disk: archives are files."""
-    found = (entry.name for entry in _folder(folder) if entry.member and not _checked(entry)[1])
-    return [name for name in found if _is_text(os.fsencode(name))]
+    return [entry.name for entry in _folder(folder) if entry.member and not entry.why]
 
 
 def pack(source: Files, names: Collection[str], out: Path) -> None:
@@ -320,7 +319,7 @@ def _texts(raw: list[bytes]) -> list[str | None]:
 
 
 def _decoded(listing: _Listing) -> _Listing:
-    """Make the names of a listing text. Neither a tar nor a disk says how they are encoded."""
+    """Make the names of a listing text. A tar does not say how they are encoded."""
     given = [*listing.members, *listing.skipped, *listing.empty]
     raw = [name.encode(errors="surrogateescape") for name in given]
     if not all(map(_is_text, raw)):
@@ -481,6 +480,9 @@ def _folder(folder: Path) -> Iterator[_Entry]:
             yield _Entry(above)
         for entry in sorted(os.scandir(folder / above), key=lambda entry: entry.name):
             name = f"{above}/{entry.name}" if above else entry.name
+            if not _is_text(os.fsencode(name)):
+                yield _Entry(os.fsencode(name).decode(errors="backslashreplace"), why=NOT_TEXT)
+                continue
             why = _checked(_Entry(name))[1]  # of a system's folder: it may not be readable
             try:
                 found = None if why else entry.stat()
