@@ -155,7 +155,9 @@ def test_an_export_answers_as_the_model_and_the_table_says_how_nearly(
         "output": f"float32, (n, {len(classes)}), the probability of each class",
         "classes": classes,
     }
-    images, labels, *_ = examples.load(Path("dvc-outs/images/test.npy"), Path("dvc-outs/images/test.csv"))
+    images, labels, *_ = examples.load(
+        Path("dvc-outs/images/test.npy"), Path("dvc-outs/images/test.csv")
+    )
     model = saved.load(Path("models/champion.keras"))
     expected = architectures.by_class(model.predict(images, verbose=0))
     assert expected.std(axis=0).min() > 0.05  # else any answer would be near

@@ -10,6 +10,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -40,6 +41,40 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _path_pattern(value: str) -> str:
+    names = re.findall(r"\{([^{}]*)\}", value)
+    unknown = [name for name in names if name not in PLACES]
+    parts = value.split("/")
+    if unknown:
+        problem = (
+            f"unknown {{{unknown[0]}}}; known are {', '.join(f'{{{each}}}' for each in PLACES)}"
+        )
+    elif re.search("[{}]", re.sub(r"\{[^{}]*\}", "", value)):
+        problem = "a brace without its partner"
+    elif len(set(names)) < len(names):
+        problem = "a name in braces occurs twice"
+    elif "class" not in names:
+        problem = "no {class}; where a table names the classes, there is no pattern"
+    elif not all(parts):
+        problem = "no part between two slashes, or before the first or after the last"
+    elif any("**" in part and part != "**" for part in parts):
+        problem = "** stands for whole folders; within a name, write *"
+    else:
+        return value
+    raise ValueError(f"not a pattern of paths such as {{split}}/{{class}}/**: {problem}")
+
+
+def _mapping(value: Any) -> Any:
+    """Read what `-S` or the command line can only give as text: `{holdout: test}`."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError("not a mapping such as {holdout: test}") from error
+
+
+PLACES = ("class", "split", "group")  # what a pattern of paths can name
 Amount = Annotated[int | float | Literal["rest"], PlainValidator(_amount)]
 Stage = TypeVar("Stage", bound="Training")
 
@@ -70,9 +105,11 @@ class Data(Section):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     layout: Literal["auto", "classes", "splits", "numbered", "table"] = "auto"
     labels: str | None = None
-    columns: Columns | None = None  # of the table
-    pattern: str | None = None  # the parts of a path, such as {split}/{class}/**
-    splits: dict[str, Split] | None = None  # which words mean which split
+    columns: Annotated[Columns | None, BeforeValidator(_mapping)] = None  # of the table
+    # The parts of a path, such as {split}/{class}/**.
+    pattern: Annotated[str, AfterValidator(_path_pattern)] | None = None
+    # Which words mean which split.
+    splits: Annotated[dict[str, Split] | None, BeforeValidator(_mapping)] = None
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> "Data":
@@ -86,6 +123,10 @@ class Data(Section):
             raise ValueError(f"the {self.source} has its labels in its names; set labels to null")
         if self.labels and self.layout not in ("auto", "table"):
             raise ValueError(f"labels is a table, but layout is {self.layout}; correct one of them")
+        if self.pattern and (self.labels or self.columns or self.layout != "auto"):
+            raise ValueError(
+                "pattern says all of the layout; set labels and columns to null and layout to auto"
+            )
         return self
 
 
@@ -274,8 +315,12 @@ def load(path: str | Path = "params.yaml") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_explain(dict(problem)) for problem in error.errors())
-        raise InputError(f"{path}: {problems}") from error
+        raise InputError(f"{path}: {problems(error)}") from error
+
+
+def problems(error: ValidationError) -> str:
+    """Return what is wrong on one line, with a clause for each key."""
+    return "; ".join(_explain(dict(problem)) for problem in error.errors())
 
 
 def _explain(problem: dict[str, Any]) -> str:

@@ -7,17 +7,21 @@ import codecs
 import csv
 import io
 import json
+import math
+import mimetypes
 import re
+import shlex
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from itertools import pairwise
+from itertools import chain, pairwise, permutations, takewhile
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import yaml
 from charset_normalizer import from_bytes
 
-from convnets.base import files
+from convnets.base import files, params
 from convnets.base.console import InputError, printable
 from convnets.data.images import ImageError
 
@@ -29,17 +33,36 @@ TABLES = ("labels.csv", "metadata.csv")
 # Hugging Face's ImageFolder has file_name and label, Kaggle's competitions id and breed.
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "image_id", "path", "id")
 LABEL_COLUMNS = ("label", "class", "breed", "category", "species")
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
+_SPLITS = {
+    "train": "train training entrenamiento entraînement apprentissage treino treinamento "
+    "addestramento обучение 训练 訓練 学習 훈련 학습",
+    "validation": "val valid validation dev validación validação validazione validierung "
+    "проверка 验证 驗證 検証 검증",
+    "test": "test testing prueba pruebas essai teste prova тест 测试 測試 テスト 테스트 시험",
 }
-# Words that people put around the name of a split: `seg_train`, `test_set`, `Training Data`.
-FILLERS = frozenset(("set", "seg", "data", "dataset", "images", "imgs", "split"))
+# Words that people put around the name of a split: `seg_train`, `TestSet`, `Training Data`.
+FILLERS = ("set", "seg", "data", "dataset", "images", "imgs", "split")
+# Of pictures that belong to others of the same names.
+MASKS = frozenset(("mask", "masks", "annotation", "annotations", "groundtruth", "gt", "labels"))
+DEEPEST = 8  # folders below the common ones in which a class or a split is looked for
+FEW = 4  # folders that are listed one by one where it is asked which is meant
 # How systems without UTF-8 write: Korean, Japanese, Chinese, Western.
 ENCODINGS = ["cp949", "cp932", "gb18030", "big5", "cp1252", "cp437"]
 JUNK = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "__pycache__"))
 
+
+def _plain(text: str) -> str:
+    """Return a name without capitals and accents, in one Unicode form."""
+    letters = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(each for each in letters if not unicodedata.combining(each))
+
+
+SPLITS = {_plain(word): split for split, words in _SPLITS.items() for word in words.split()}
+_WORD = "|".join(sorted(SPLITS, key=len, reverse=True))
+_FILLER = f"(?:{'|'.join(FILLERS)})*"
+# `_mask` of `1_mask`, `_mask_2` of `1_mask_2`, `mask` of `1mask`
+_ENDING = re.compile(r"[\s_.(-]*(?<![^\W\d_])[^\W\d_]+(?:[\s_.-]*\d+)?\)?$")
+_TYPES = mimetypes.MimeTypes()  # Python's own, whatever the system has
 _NUMBERED = re.compile(r"(?P<label>[^.]+)\.(?P<number>\d{1,9})\.[^.]+")
 Parts = tuple[str, ...]
 
@@ -60,6 +83,7 @@ class Image(NamedTuple):
     number: int | None  # of a name such as `cat.12.jpg`: it gives the order
     member: str  # its path in the folder or archive
     split: str | None = None  # train, validation or test, where folders say so
+    group: str | None = None  # where `data.pattern` says so; it stays in one split
 
 
 LISTING = Path("dvc-outs/images.json")  # the layout of the pipeline's images
@@ -68,95 +92,84 @@ LISTING = Path("dvc-outs/images.json")  # the layout of the pipeline's images
 class Layout(NamedTuple):
     """How the pictures are laid out."""
 
-    name: str  # classes, splits, numbered or table
+    name: str  # classes, splits, numbered, table or pattern
     images: list[Image]  # by class, then by number or path
     skipped: dict[str, str]  # the path of each file that is not used, and why
 
 
-def recognise(source: Files, wanted: str = "auto", labels: Path | None = None) -> Layout:
+class Reading(NamedTuple):
+    """What the names of the files may mean."""
+
+    name: str  # as of a `Layout`
+    pattern: str | None  # which says the same; a table has none
+    images: list[Image]
+
+
+def recognise(
+    source: Files,
+    wanted: str = "auto",
+    labels: Path | None = None,
+    *,
+    columns: params.Columns | None = None,
+    pattern: str | None = None,
+    splits: Mapping[str, str] | None = None,
+) -> Layout:
     """Recognise the layout of a folder or an archive.
 
     - classes: `cat/1.jpg`, at any depth below the class; `cat/train/1.jpg` keeps the split.
-    - splits: `train/cat/1.jpg`, where `train` is a name in `SPLITS`, in any capitals.
+    - splits: `train/cat/1.jpg`, where `train` is a word of `SPLITS`, in any capitals.
     - numbered: `cat.1.jpg`, as Kaggle's, where all pictures are named so.
     - table: a `labels.csv` or `metadata.csv` names the class of each picture.
 
-    Folders around all of these do not matter.
+    Folders around all of these do not matter. What has more than one reading is refused.
 
     Args:
         source: the folder or the archive.
         wanted: one of these layouts, or `auto`.
         labels: a table that stands elsewhere. Then the layout is `table`.
+        columns: of the table, where they are not found.
+        pattern: what the parts of each path are, see `compiled`. Then nothing is guessed.
+        splits: the split that a word stands for, besides those of `SPLITS`.
 
     Raises:
         InputError: there are no pictures or no classes, there is more than one reading, the wanted
-            layout does not fit, or a folder beside the classes is empty.
+            layout or the pattern does not fit, a folder beside splits is none that is known, or a
+            folder beside the classes has no pictures.
     """
     pictures, tables, skipped = sort_out(source.names)
     skipped |= source.skipped
     if not pictures:
         raise InputError("no images found; expected <class>/*.jpg, or <class>.<number>.jpg")
-    inside = _unwrap(pictures)
-    splits = _by_split(inside)
-    classes = _by_class(inside, splits)
-    if labels is None:
-        try:
-            table, left = _by_table({name: source.read(name) for name in tables}, inside)
-        except ImageError as error:
-            raise InputError(f"{' or '.join(tables)} is {error}; get it again") from error
+    inside, around = _unwrap(pictures)
+    if pattern is not None:
+        reading = _said(pattern, inside, splits)
+        why, left = "does not match data.pattern", dict.fromkeys(tables, "not used with a pattern")
     else:
-        wanted = "table"
-        try:
-            table, left = _by_table({str(labels): labels.read_bytes()}, inside)
-        except OSError as error:
-            raise InputError(f"{labels}: {error.strerror}; correct data.labels") from error
-        if not table:
-            raise InputError(
-                f"{labels}: names none of the images; it needs the columns file_name and label"
-            )
-    readings = {
-        "table": table,
-        "splits": splits,
-        "classes": classes,
-        "numbered": _by_number(inside, splits, classes),
-    }
-    possible = {name: found for name, found in readings.items() if found}
-    # Folders of one class are none: `images/1.jpg` beside a table.
-    several = {
-        name: found
-        for name, found in possible.items()
-        if name == "table" or len({image.label for image in found}) > 1
-    }
-    possible = several or possible
-    if wanted != "auto":
-        fits = {name: found for name, found in possible.items() if name == wanted}
-        if possible and not fits:
-            raise InputError(f"data.layout {wanted} does not fit; possible: {', '.join(possible)}")
-        possible = fits
-    others = [name for name in possible if name != "table"]
-    if others and table and _agree(table, possible[others[0]]):
-        del possible["table"]  # it says what the folders say
-    if not possible:
-        without = [name for path, name in inside.items() if not _NUMBERED.fullmatch(path[-1])]
-        path = min(without or inside.values())
-        raise InputError(
-            f"no classes found: nothing names the class of {path!r}; put each class into a folder "
-            "of its own, or add a labels.csv with the columns file_name and label"
-        )
-    if len(possible) > 1:
-        told = " or ".join(f"{_classes(found)} ({name})" for name, found in possible.items())
-        raise InputError(
-            f"ambiguous, the classes may be {told}; set data.layout to {' or '.join(possible)}"
-        )
-    ((name, images),) = possible.items()
+        if labels is None:
+            try:
+                table, left = _by_table({name: source.read(name) for name in tables}, inside)
+            except ImageError as error:
+                raise InputError(f"{' or '.join(tables)} is {error}; get it again") from error
+        else:
+            wanted = "table"
+            try:
+                table, left = _by_table({str(labels): labels.read_bytes()}, inside)
+            except OSError as error:
+                raise InputError(f"{labels}: {error.strerror}; correct data.labels") from error
+            if not table:
+                raise InputError(
+                    f"{labels}: names none of the images; it needs the columns file_name and label"
+                )
+        reading = _only(table, inside, around, wanted, splits)
+        why = "not in the table" if reading.name == "table" else "beside the class folders"
+    name, _, images = reading
     images.sort(key=lambda image: (image.label, image.number or 0, image.member))
     used = {image.member for image in images}
-    why = "not in the table" if name == "table" else "beside the class folders"
     skipped |= {path: why for path in pictures if path not in used}
     skipped |= {path: told for path, told in left.items() if name == "table" or path in tables}
     _check(name, images)
-    if name in ("classes", "splits"):
-        _check_folders(images, source.empty)
+    if name not in ("numbered", "table"):
+        _check_folders(images, source.empty, skipped)
     return Layout(name, images, skipped)
 
 
@@ -171,11 +184,61 @@ def load(path: Path) -> Layout:
     return Layout(**found | {"images": [Image(*row) for row in found["images"]]})
 
 
-def split_of(folder: str) -> str | None:
-    """Return the split that a folder's name stands for, if it does."""
-    words = [word for word in re.split(r"[^a-z]+", folder.lower()) if word]
-    words = [word for word in words if word not in FILLERS]
-    return SPLITS.get(words[0]) if len(words) == 1 else None
+def split_of(word: str, splits: Mapping[str, str] | None = None) -> str | None:
+    """Return the split that a word stands for, if it does.
+
+    Args:
+        word: a folder's name, or a value of a table.
+        splits: more words, or other meanings of the known ones.
+    """
+    said = {_plain(known): split for known, split in (splits or {}).items()}
+    letters = re.sub(r"[\W\d_]+", "", _plain(word))
+    found = re.fullmatch(f"{_FILLER}({_WORD}){_FILLER}", letters)
+    return said.get(_plain(word)) or (SPLITS[found[1]] if found else None)
+
+
+def splits_of(words: Collection[str], splits: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the split for which each word stands, where nothing but splits is expected.
+
+    Raises:
+        InputError: a word is none that is known.
+    """
+    meant = meanings(words, splits)
+    unknown = sorted(word for word, split in meant.items() if split is None)
+    if unknown:
+        raise InputError(
+            f"{', '.join(map(repr, unknown[:FEW]))} is no split that is known; set data.splits "
+            f"(--splits), such as to '{_mapping(dict.fromkeys(unknown[:FEW], 'test'))}', or move "
+            "it elsewhere"
+        )
+    return {word: split for word, split in meant.items() if split}
+
+
+def _mapping(values: Mapping[str, str]) -> str:
+    """Return a mapping as `data.splits` takes it, on one line."""
+    text: str = yaml.safe_dump(
+        dict(values), default_flow_style=True, allow_unicode=True, width=math.inf
+    )
+    return text.strip()
+
+
+def meanings(words: Collection[str], splits: Mapping[str, str] | None) -> dict[str, str | None]:
+    """Return the split for which each word stands, by itself or beside the others.
+
+    `birds_train` and `birds_test` are one stem and a split's word each. So are words of which all
+    have one in them, but not the same.
+    """
+    meant = {word: split_of(word, splits) for word in words}
+    hidden = {word: re.search(_WORD, _plain(word)) for word in words}
+    alike: dict[str, dict[str, str]] = defaultdict(dict)
+    for word, found in hidden.items():
+        if found:
+            stem = "" if all(hidden.values()) else found.re.sub("*", found.string, count=1)
+            alike[stem][word] = SPLITS[found[0]]
+    for group in alike.values():
+        if len(set(group.values())) > 1:
+            meant |= {word: meant[word] or split for word, split in group.items()}
+    return meant
 
 
 def sort_out(names: Iterable[str]) -> tuple[list[str], list[str], dict[str, str]]:
@@ -196,19 +259,20 @@ def sort_out(names: Iterable[str]) -> tuple[list[str], list[str], dict[str, str]
     return pictures, tables, skipped
 
 
-def _unwrap(pictures: Iterable[str]) -> dict[Parts, str]:
-    """Return the paths by their parts below the folders that are around everything."""
+def _unwrap(pictures: Iterable[str]) -> tuple[dict[Parts, str], Parts]:
+    """Return the paths by their parts below the folders that are around everything, and these."""
     inside = {PurePosixPath(name).parts: name for name in pictures}
+    around: Parts = ()
     while len(_folders(inside)) == 1:
-        ((_, below),) = _folders(inside).items()
+        ((folder, below),) = _folders(inside).items()
         within = {path[1:]: name for path, name in below.items()}
         deeper = _folders(within)
         # With pictures in the folder itself or beside it, it may be a class of its own.
         alone = len(below) == len(inside) and all(len(path) > 1 for path in within)
         if len(deeper) < (1 if alone else 2):
             break
-        inside = within
-    return inside
+        inside, around = within, (*around, folder)
+    return inside, around
 
 
 def _folders(inside: dict[Parts, str]) -> dict[str, dict[Parts, str]]:
@@ -220,77 +284,328 @@ def _folders(inside: dict[Parts, str]) -> dict[str, dict[Parts, str]]:
     return found
 
 
-def _by_class(inside: dict[Parts, str], splits: list[Image]) -> list[Image]:
-    folders = _folders(inside)
-    others = [folder for folder in folders if split_of(folder) is None]
-    if not others or (len(others) < 2 and splits):
-        return []
-    # `cat/train/1.jpg`: the splits may be below the classes.
-    split = all(len(path) > 2 and split_of(path[1]) for below in folders.values() for path in below)
-    images = [
-        Image(folder, _number(path[-1], folder), name, split_of(path[1]) if split else None)
-        for folder, below in folders.items()
-        for path, name in below.items()
-    ]
-    # One folder around Kaggle's names is no class.
-    numbered = all(_NUMBERED.fullmatch(path[-1]) for below in folders.values() for path in below)
-    return [] if len(folders) == 1 and numbered else images
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return the regular expression of a pattern such as `{split}/{class}/**`.
+
+    `*` is anything within a folder's or a file's name, and a last `**` any file at any depth.
+    Elsewhere `**/` is any number of folders. `{class}` takes as much of a name as it can, and
+    `{split}` and `{group}` as little; in the file's name, `{class}` ends before a dot.
+    """
+    *folders, file = pattern.split("/")
+    found = ["(?:[^/]+/)*" if part == "**" else f"{_part(part, '[^/]+')}/" for part in folders]
+    last = ".+" if file == "**" else _part(file, "[^/.]+")
+    return re.compile("".join(found) + last, re.IGNORECASE | re.DOTALL)
 
 
-def _by_split(inside: dict[Parts, str]) -> list[Image]:
-    """Return the pictures in class folders below a folder named like a split, wherever it is."""
-    below: dict[Parts, dict[Parts, str]] = defaultdict(dict)
-    for path, name in inside.items():
-        for depth, folder in enumerate(path[:-1], start=1):
-            if split_of(folder):
-                below[path[:depth]][path[depth:]] = name
-                break
-    images = []
-    for place, all_below in below.items():
-        split, within = split_of(place[-1]), all_below
-        # `seg_train/seg_train/sea/1.jpg`: folders around the classes of one split.
-        while len(_folders(within)) == 1 and (
-            split_of(next(iter(_folders(within)))) or _around(below.values())
-        ):
-            within = {path[1:]: name for path, name in within.items() if len(path) > 1}
-        images += [
-            Image(path[0], _number(path[-1], path[0]), name, split)
-            for path, name in within.items()
-            if len(path) > 1
-        ]
-    return images
-
-
-def _around(splits: Iterable[dict[Parts, str]]) -> bool:
-    """Whether each split has the same single folder around several others: `train/images/cat`."""
-    names = {folder for within in splits for folder in _folders(within)}
-    return len(names) == 1 and all(
-        len(_folders({path[1:]: name for path, name in within.items()})) > 1
-        and all(len(path) != 2 for path in within)
-        for within in splits
+def _part(part: str, label: str) -> str:
+    forms = {"*": "[^/]*", "{class}": f"(?P<class>{label})"}
+    forms |= {f"{{{name}}}": f"(?P<{name}>[^/]+?)" for name in ("split", "group")}
+    return "".join(
+        forms.get(piece)
+        or "|".join({re.escape(unicodedata.normalize(form, piece)) for form in ("NFC", "NFD")})
+        for piece in re.split(r"(\*|\{\w+\})", part)
     )
 
 
-def _by_number(inside: dict[Parts, str], splits: list[Image], classes: list[Image]) -> list[Image]:
+def _apply(pattern: str, names: Mapping[str, str], splits: Mapping[str, str] | None) -> list[Image]:
+    """Return the pictures whose paths match a pattern.
+
+    Args:
+        pattern: see `compiled`.
+        names: the path of each picture, by what of it is to match.
+        splits: what words mean.
+
+    Raises:
+        InputError: a word where a split is expected is none that is known.
+    """
+    fullmatch = compiled(pattern).fullmatch
+    found = [
+        (name, match.groupdict()) for path, name in names.items() if (match := fullmatch(path))
+    ]
+    meant = splits_of({parts["split"] for _, parts in found if "split" in parts}, splits)
+    return [
+        Image(
+            parts["class"],
+            _number(PurePosixPath(name).name, parts["class"]),
+            name,
+            meant.get(parts.get("split", "")),
+            parts.get("group"),
+        )
+        for name, parts in found
+    ]
+
+
+def _said(pattern: str, inside: dict[Parts, str], splits: Mapping[str, str] | None) -> Reading:
+    """Return what a pattern says, of whole paths or else of those below the common folders."""
+    for names in (
+        {name: name for name in inside.values()},
+        {"/".join(path): name for path, name in inside.items()},
+    ):
+        if images := _apply(pattern, names, splits):
+            return Reading("pattern", pattern, images)
+    raise InputError(
+        f"data.pattern {pattern!r} matches none of the {len(inside):,} images, such as "
+        f"{min(inside.values())!r}; correct it"
+    )
+
+
+def _only(
+    table: list[Image],
+    inside: dict[Parts, str],
+    around: Parts,
+    wanted: str,
+    splits: Mapping[str, str] | None,
+) -> Reading:
+    """Return the only reading of a table and of folders.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    tree = _tree(inside, around, splits)
+    possible, parts, doubt = _readings(tree)
+    # Folders of one class are none: `images/1.jpg` beside a table.
+    several = [each for each in possible if len(_labels(each.images)) > 1]
+    possible = several if several or table else possible
+    if table and wanted in ("auto", "table"):
+        agreeing = [each for each in possible if _agree(table, each.images)]
+        more = any(image.split for image in table)
+        if doubt or len(possible) != 1:
+            possible, parts, doubt = [], [], ""
+        elif agreeing and more and not any(image.split for image in agreeing[0].images):
+            possible = []  # the table says what the folders say, and the splits
+        if wanted == "table" or not agreeing or not possible:
+            possible.append(Reading("table", None, table))
+    if wanted != "auto":
+        fits = [each for each in possible if each.name == wanted]
+        if possible and not fits:
+            names = dict.fromkeys(each.name for each in possible)
+            raise InputError(f"data.layout {wanted} does not fit; possible: {', '.join(names)}")
+        possible, doubt = fits, doubt if len(fits) != 1 else ""
+    if not possible:
+        without = [name for path, name in inside.items() if not _NUMBERED.fullmatch(path[-1])]
+        raise InputError(
+            f"no classes found: nothing names the class of {min(without or inside.values())!r}; "
+            f"{doubt}put each class into a folder of its own, or add a labels.csv with the columns "
+            "file_name and label"
+        )
+    if len(possible) == 1 and not doubt:
+        parts, doubt = _pairs(possible[0], tree)
+    if len(possible) == 1 and not doubt:
+        return possible[0]
+    told = " or ".join(
+        f"{_classes(each.images)} "
+        f"({f'pattern {shlex.quote(each.pattern)}' if each.pattern else 'layout table'})"
+        for each in (*possible, *parts)
+    )
+    raise InputError(
+        f"ambiguous, {doubt}the classes may be {told}; set data.pattern or data.layout, or --pattern "
+        "or --layout of inspect, to what is meant"
+    )
+
+
+class _Tree(NamedTuple):
+    """The folders of pictures, level by level below the common ones, and what words mean."""
+
+    inside: dict[Parts, str]
+    around: Parts
+    splits: Mapping[str, str] | None
+    levels: list[dict[str, str | None]]  # the folders' names, and the splits that they stand for
+
+
+def _tree(inside: dict[Parts, str], around: Parts, splits: Mapping[str, str] | None) -> _Tree:
+    depth = min(DEEPEST, max(map(len, inside)) - 1)
+    names = [{path[level] for path in inside if len(path) > level + 1} for level in range(depth)]
+    return _Tree(inside, around, splits, [meanings(each, splits) for each in names])
+
+
+def _readings(tree: _Tree) -> tuple[list[Reading], list[Reading], str]:
+    """Return what the folders and names may mean.
+
+    Returns:
+        The readings; others that take a part of the pictures; and a clause that says why it must be
+        asked, even if there is only one, or nothing.
+    """
+    at = next((at for at, meant in enumerate(tree.levels) if any(meant.values())), None)
+    found, parts, doubt = _by_folder(tree, at)
+    found += _by_number(tree, at, found)
+    if at is None:
+        return found, parts, doubt
+    meant = tree.levels[at]
+    unknown = [word for word, split in meant.items() if split is None]
+    if found and len(unknown) <= 1:  # whose pictures have no class: `seg_pred`
+        return found, parts, doubt
+    doubt = f"the folders {_listed(meant.keys() - unknown)} mean splits"
+    if unknown:
+        said = _mapping(dict.fromkeys(sorted(unknown)[:FEW], "test"))
+        doubt += f", {_listed(unknown)} may; if so, set data.splits (--splits), such as to "
+        doubt += f"'{said}', else "
+    elif at == 0:
+        pattern = _pattern(tree, {0: "{class}"})
+        doubt += f"; if they are the classes, set data.pattern (--pattern) to '{pattern}', else "
+        return found, parts, doubt
+    else:
+        doubt += ", but not all images are in such folders; "
+    return found + _by_folder(tree, None, () if unknown else (at,))[0], parts, doubt
+
+
+def _by_folder(
+    tree: _Tree, split: int | None, never: Collection[int] = ()
+) -> tuple[list[Reading], list[Reading], str]:
+    """Return the readings in which folders of one level are the classes, and of one the splits."""
+    told = {} if split is None else {split: "{split}"}
+    found: dict[int, Reading] = {}
+    for level, names in enumerate(tree.levels):
+        if level in (split, *never) or (told and all(names.values())):
+            continue  # `seg_train/seg_train/sea`: a folder around the classes
+        if not _covers(tree, level, split):
+            break
+        read = _read(_pattern(tree, told | {level: "{class}"}), tree)
+        if read and read[0].images not in [other.images for other in found.values()]:
+            found[level] = read[0]
+    several = {level: each for level, each in found.items() if len(_labels(each.images)) > 1}
+    possible = list(several.values()) or list(found.values())[:1]
+    if split is not None:  # `cat_train`, `cat_test`, `dog_train`, …
+        both = [(f"{{class}}{mark}{{split}}", f"{{split}}{mark}{{class}}") for mark in "_-. "]
+        fused = [each for one in chain(*both) for each in _read(_pattern(tree, {split: one}), tree)]
+        possible += [each for each in fused if len(_labels(each.images)) > 1]
+    if len(several) < 2:
+        return possible, [], ""
+    # `color/apple`, `grayscale/apple`: the same folders below several.
+    first, second, *_ = several
+    pairs = {(path[first], path[second]) for path in tree.inside if len(path) > second + 1}
+    if len(pairs) == len(tree.levels[second]):
+        return possible, [], ""
+    parts = [
+        each
+        for one, other in ((first, second), (second, first))
+        if len(tree.levels[one]) <= FEW
+        for folder in sorted(tree.levels[one])
+        for each in _read(_pattern(tree, told | {one: _literal(folder), other: "{class}"}), tree)
+        if len(_labels(each.images)) > 1
+    ]
+    words = sorted(tree.levels[first])
+    if told or len(words) > 3:
+        return possible, parts, ""
+    said = _mapping(dict(zip(words, ("train", "test", "validation"), strict=False)))
+    clause = (
+        f"if {_listed(words)} are splits, set data.splits (--splits), such as to '{said}', else "
+    )
+    return possible, parts, clause
+
+
+def _covers(tree: _Tree, level: int, split: int | None) -> bool:
+    """Whether no folder is left out if the classes are at a level: only stray pictures are."""
+    deepest = max(level, split or 0)
+    deep = [path for path in tree.inside if len(path) > deepest + 1]
+    above = {path[:depth] for path in deep for depth in range(deepest + 1)}
+    strays = 0
+    for path in tree.inside:
+        if len(path) > deepest + 1 or (split is not None and split < len(path) - 1):
+            continue  # of a split's pictures, some may have no class
+        if path[:-1] not in above:
+            return False
+        strays += len(path) > 1
+    if split is None:
+        return 2 * strays <= len(deep)
+    # Beside `test` alone, the others are no strays.
+    return strays <= len(deep) and (not strays or len({*tree.levels[split].values()}) > 1)
+
+
+def _pattern(tree: _Tree, roles: Mapping[int, str]) -> str:
+    """Return the pattern in which some levels of the folders have a role."""
+    parts = [_literal(folder) for folder in tree.around]
+    for level, names in enumerate(tree.levels[: max(roles) + 1]):
+        parts.append(roles.get(level) or (_literal(*names) if len(names) == 1 else "*"))
+    return "/".join((*parts, "**"))
+
+
+def _literal(folder: str) -> str:
+    """Return a folder's name for a pattern, in which `{`, `}` and `*` have a meaning."""
+    return re.sub("[{}*]+", "*", folder)
+
+
+def _read(pattern: str, tree: _Tree) -> list[Reading]:
+    """Return what a pattern finds, if it finds anything, and no word that may not be a split."""
+    try:
+        images = _apply(pattern, {name: name for name in tree.inside.values()}, tree.splits)
+    except InputError:
+        return []
+    splits_first = pattern.find("{split}") in range(pattern.find("{class}"))
+    return [Reading("splits" if splits_first else "classes", pattern, images)] if images else []
+
+
+def _by_number(tree: _Tree, split: int | None, by_folder: list[Reading]) -> list[Reading]:
     """Return the pictures named `<class>.<number>.jpg`, if all with a class are named so."""
+    meant = tree.levels[0] if split == 0 else {}
     images = []
-    for path, name in inside.items():
+    for path, name in tree.inside.items():
         match = _NUMBERED.fullmatch(path[-1])
-        split = split_of(path[0]) if len(path) > 1 else None
+        known = meant.get(path[0]) if len(path) > 1 else None
         if match:
-            images.append(Image(match["label"], int(match["number"]), name, split))
-        elif split != "test":  # Kaggle's test images have no class
+            images.append(Image(match["label"], int(match["number"]), name, known))
+        elif known != "test":  # Kaggle's test images have no class
             return []
     labels: dict[str, set[str]] = defaultdict(set)
     for image in images:
         labels[str(PurePosixPath(image.member).parent)].add(image.label)
-    if classes and max(map(len, labels.values())) == 1:
+    if by_folder and max(map(len, labels.values())) == 1:
         return []  # cat/frame.0001.jpg: the folders say more
-    if splits and all(len(path) > 2 for path in inside):
+    if any(each.name == "splits" for each in by_folder):
         return []  # train/cat/frame.0001.jpg
     if len({image.split for image in images}) == 1:
         images = [image._replace(split=None) for image in images]
-    return images
+    elif None in meant.values():
+        return []  # train/cat.0.jpg, holdout/cat.1.jpg
+    return [Reading("numbered", "**/{class}.*", images)]
+
+
+def _pairs(reading: Reading, tree: _Tree) -> tuple[list[Reading], str]:
+    """Return the readings of pictures that come in pairs by their names, as with masks, and why.
+
+    `images/1.jpg` and `masks/1.png`, `1.jpg` and `1_mask.png`, or `1.jpg` and `1.png`.
+    """
+    if not reading.pattern:
+        return [], ""
+    # Of each kind of name, the picture for each name without what makes it of this kind.
+    whole: dict[str, dict[Any, str]] = defaultdict(dict)
+    cut: dict[str, dict[Any, str]] = defaultdict(dict)
+    masked = any(_plain(label) in MASKS for label in _labels(reading.images))
+    for image in reading.images:
+        path = PurePosixPath(image.member)
+        folders = path.parent.parts
+        places = {"*": folders}
+        if folders and (masked or image.label in folders[:-1]):
+            places[f"{_literal(folders[-1])}/*"] = folders[:-1]
+        ending = _ENDING.search(path.stem)
+        for kind, place in places.items():
+            whole[kind][place, image.split, path.stem] = image.member
+            if ending and ending.start():
+                core = path.stem[: ending.start()]
+                cut[f"{kind}{_literal(ending[0])}.*"][place, image.split, core] = image.member
+        whole[f"*{path.suffix}"][folders, image.split, path.stem] = image.member
+    for one, other in permutations((*whole, *cut), 2):
+        first, second = whole.get(one, {}), (whole | cut)[other]
+        same = "*" in (one, other) and "/" not in one + other and other in whole  # `*` and `*.jpg`
+        enough = len(second) > 1 and 5 * min(len(first), len(second)) >= len(reading.images)
+        if same or not enough or 10 * len(first.keys() & second.keys()) < 9 * len(second):
+            continue
+        if one == "*":  # what all but the second end with
+            rest = [name[::-1] for name in {*first.values()} - {*second.values()}]
+            ends = takewhile(lambda two: two[0] == two[1], zip(min(rest), max(rest), strict=False))
+            one = f"*{_literal(''.join(end for end, _ in ends)[::-1])}"  # noqa: PLW2901
+        key = min(first.keys() & second.keys())
+        begin = reading.pattern.removesuffix("**")
+        found = [
+            each
+            for kind in (one, other)
+            for each in _read(f"{begin}{kind}", tree)[:1]
+            if each.images != reading.images
+        ]
+        doubt = f"{first[key]!r} and {second[key]!r} are a pair by their names; "
+        return found, doubt + (
+            "" if len(found) > 1 else "move one of each pair elsewhere, or else "
+        )
+    return [], ""
 
 
 def _number(name: str, label: str) -> int | None:
@@ -392,8 +707,16 @@ def _agree(table: list[Image], folders: list[Image]) -> bool:
     return all(known.get(image.member, image.label) == image.label for image in table)
 
 
+def _labels(images: Iterable[Image]) -> set[str]:
+    return {image.label for image in images}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, sorted(names)[:FEW]))
+
+
 def _classes(images: list[Image]) -> str:
-    names = sorted({image.label for image in images})
+    names = sorted(_labels(images))
     return printable(", ".join(names[:3]) + (", …" if len(names) > 3 else ""))
 
 
@@ -418,16 +741,29 @@ def _check(name: str, images: list[Image]) -> None:
                 )
 
 
-def _check_folders(images: list[Image], folders: Iterable[str]) -> None:
-    """Refuse a class that is an empty folder."""
-    paths = {PurePosixPath(image.member): image.label for image in images}
-    beside = {
-        parent.parent
-        for path, label in paths.items()
-        for parent in path.parents
-        if parent.name == label
+def _check_folders(images: list[Image], empty: Iterable[str], skipped: Mapping[str, str]) -> None:
+    """Refuse a class whose folder is empty, or has files of other formats alone."""
+    classes = {
+        folder
+        for image in images
+        for folder in PurePosixPath(image.member).parents
+        if folder.name == image.label
     }
-    for folder in map(PurePosixPath, sorted(folders)):
-        hidden = folder.name.startswith(".") or folder.name.lower() in JUNK
-        if folder.parent in beside and not hidden and split_of(folder.name) is None:
-            raise InputError(f"class {folder.name!r} has no images; add some or remove the folder")
+    beside = {folder.parent for folder in classes}
+    without: dict[PurePosixPath, Counter[str]] = {PurePosixPath(each): Counter() for each in empty}
+    for name, why in skipped.items():
+        kind = _TYPES.guess_type(name)[0] or ""
+        if why == "not an image" and not kind.startswith(("text/", "application/")):
+            for folder in PurePosixPath(name).parents:
+                ending = PurePosixPath(name).suffix.lower()
+                without.setdefault(folder, Counter())[ending or "without an ending"] += 1
+    for folder, endings in sorted(without.items()):
+        hidden = not folder.name or folder.name.startswith(".") or folder.name.lower() in JUNK
+        if folder.parent not in beside or folder in classes or hidden or split_of(folder.name):
+            continue
+        told = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common())
+        raise InputError(
+            f"class {folder.name!r} has no images"
+            + (f" that can be read, but {told}; convert them" if told else "; add some")
+            + " or move the folder elsewhere"
+        )
