@@ -107,7 +107,7 @@ TABLES = {
     "train/metadata.csv": "file_name,label\nab.jpg,001\ncd.jpg,NA\n",
 }
 REFUSED = {
-    "a/cat.0.jpg a/dog.0.jpg b/cat.1.jpg": r"may be a, b \(pattern '\{class\}/\*\*'\) or cat, dog \(pat",
+    "a/cat.0.jpg a/dog.0.jpg b/cat.1.jpg": r"may be a, b \(pattern '\{.*'\) or cat, dog \(pat",
     "train/x/1.jpg train/y/1.jpg bus/1.jpg car/2.jpg": r"x, y \(.*\) or bus, car, train \(pat",
     "Cat/1.jpg cat/2.jpg": "differ only by capitals",
     "caf\u00e9/1.jpg cafe\u0301/2.jpg": "differ only by capitals or Unicode form",
@@ -314,13 +314,13 @@ def test_shares_and_the_rest_take_every_image_once(sizes, share, seed):
     try:
         chosen = subset.choose(found, how, seed)
     except InputError:
-        assert round(min(sizes) * share / 2) < 1  # too few for one image of each split
+        assert min(sizes) < 3  # too few for one image of each split
         return
     members = [image.member for images in chosen.values() for image in images]
     assert sorted(members) == sorted(image.member for image in found)
     for place, size in enumerate(sizes):
         of_class = [image for image in chosen["test"] if image.label == str(place)]
-        assert len(of_class) == round(share / 2 * size)
+        assert len(of_class) == max(1, round(share / 2 * size))
 
 
 def test_the_rest_goes_to_one_split_of_those_that_share_images():

@@ -86,6 +86,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Kind = TypeVar("Kind", bound=Section)
 Split = Literal["train", "validation", "test"]
 
 
@@ -312,15 +313,20 @@ def load(path: str | Path = "params.yaml") -> Params:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split())
         raise InputError(f"{path}: not valid YAML ({detail}); correct it") from error
+    return checked(Params, values, str(path))
+
+
+def checked(kind: type[Kind], values: Any, where: str) -> Kind:
+    """Return all params, or a section, of these values.
+
+    Raises:
+        InputError: there are unknown, missing or invalid values. The message begins with `where`.
+    """
     try:
-        return Params.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{path}: {problems(error)}") from error
-
-
-def problems(error: ValidationError) -> str:
-    """Return what is wrong on one line, with a clause for each key."""
-    return "; ".join(_explain(dict(problem)) for problem in error.errors())
+        problems = "; ".join(_explain(dict(problem)) for problem in error.errors())
+        raise InputError(f"{where}: {problems}") from error
 
 
 def _explain(problem: dict[str, Any]) -> str:

@@ -398,8 +398,8 @@ def _only(
         for each in (*possible, *parts)
     )
     raise InputError(
-        f"ambiguous, {doubt}the classes may be {told}; set data.pattern or data.layout, or --pattern "
-        "or --layout of inspect, to what is meant"
+        f"ambiguous, {doubt}the classes may be {told}; set data.pattern or data.layout (--pattern, "
+        "--layout) to what is meant"
     )
 
 
@@ -432,6 +432,9 @@ def _readings(tree: _Tree) -> tuple[list[Reading], list[Reading], str]:
         return found, parts, doubt
     meant = tree.levels[at]
     unknown = [word for word, split in meant.items() if split is None]
+    if not found:  # `train/cat/1.jpg`, `set/train/cat/2.jpg`
+        deep = _read("/".join((*map(_literal, tree.around), "**/{split}/{class}/*")), tree)
+        found = [each for each in deep if len(each.images) == len(tree.inside)]
     if found and len(unknown) <= 1:  # whose pictures have no class: `seg_pred`
         return found, parts, doubt
     doubt = f"the folders {_listed(meant.keys() - unknown)} mean splits"

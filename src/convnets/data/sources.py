@@ -12,7 +12,7 @@ from convnets.base import files, params
 from convnets.base.console import InputError, progress, say
 from convnets.data import archive, layout, sample, web
 from convnets.data.layout import Layout
-from convnets.data.subset import choose
+from convnets.data.subset import choose, without_rare
 
 COMPETITION = "dogs-vs-cats"
 
@@ -50,7 +50,15 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
             path = files.given(how.path or "")
     labels = files.given(how.labels) if how.labels else None
     with archive.opened(path) as opened:
-        found = layout.recognise(opened, how.layout, labels)
+        found = layout.recognise(
+            opened,
+            how.layout,
+            labels,
+            columns=how.columns,
+            pattern=how.pattern,
+            splits=how.splits,
+        )
+        found = without_rare(found, subset.minimum)
         if not zipfile.is_zipfile(path):
             chosen = choose(found.images, subset, seed)
             names = [image.member for images in chosen.values() for image in images]
