@@ -7,7 +7,6 @@ import codecs
 import csv
 import io
 import json
-import math
 import mimetypes
 import re
 import shlex
@@ -18,7 +17,6 @@ from itertools import chain, pairwise, permutations, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import yaml
 from charset_normalizer import from_bytes
 
 from convnets.base import files, params
@@ -60,9 +58,14 @@ def _plain(text: str) -> str:
 SPLITS = {_plain(word): split for split, words in _SPLITS.items() for word in words.split()}
 _WORD = "|".join(sorted(SPLITS, key=len, reverse=True))
 _FILLER = f"(?:{'|'.join(FILLERS)})*"
-# `_mask` of `1_mask`, `_mask_2` of `1_mask_2`, `mask` of `1mask`
-_ENDING = re.compile(r"[\s_.(-]*(?<![^\W\d_])[^\W\d_]+(?:[\s_.-]*\d+)?\)?$")
+_SPLIT = re.compile(f"{_FILLER}({_WORD}){_FILLER}")
+_AFFIXES = (  # `_mask` of `1_mask`, `mask` of `1mask`, `_mask_2` of `1_mask_2`; `mask_` of `mask_1`
+    re.compile(r"(?<=.)[\s_.(-]*(?<![^\W\d_])[^\W\d_]+(?:[\s_.-]*\d+)?\)?$"),
+    re.compile(r"^[^\W\d_]+[\s_.-]*(?=.)(?![^\W\d_])"),
+)
+_TEXTS = (".md", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".log", ".ipynb")
 _TYPES = mimetypes.MimeTypes()  # Python's own, whatever the system has
+_TYPES.types_map[True].update(dict.fromkeys(_TEXTS, "text/plain"))
 _NUMBERED = re.compile(r"(?P<label>[^.]+)\.(?P<number>\d{1,9})\.[^.]+")
 Parts = tuple[str, ...]
 
@@ -147,7 +150,8 @@ def recognise(
     else:
         if labels is None:
             try:
-                table, left = _by_table({name: source.read(name) for name in tables}, inside)
+                contents = {name: source.read(name) for name in tables}
+                table, left = _by_table(contents, inside) if tables else ([], {})
             except ImageError as error:
                 raise InputError(f"{' or '.join(tables)} is {error}; get it again") from error
         else:
@@ -160,7 +164,7 @@ def recognise(
                 raise InputError(
                     f"{labels}: names none of the images; it needs the columns file_name and label"
                 )
-        reading = _only(table, inside, around, wanted, splits)
+        reading = _only(table, _tree(inside, around, splits), wanted)
         why = "not in the table" if reading.name == "table" else "beside the class folders"
     name, _, images = reading
     images.sort(key=lambda image: (image.label, image.number or 0, image.member))
@@ -193,7 +197,7 @@ def split_of(word: str, splits: Mapping[str, str] | None = None) -> str | None:
     """
     said = {_plain(known): split for known, split in (splits or {}).items()}
     letters = re.sub(r"[\W\d_]+", "", _plain(word))
-    found = re.fullmatch(f"{_FILLER}({_WORD}){_FILLER}", letters)
+    found = _SPLIT.fullmatch(letters)
     return said.get(_plain(word)) or (SPLITS[found[1]] if found else None)
 
 
@@ -203,37 +207,33 @@ def splits_of(words: Collection[str], splits: Mapping[str, str] | None) -> dict[
     Raises:
         InputError: a word is none that is known.
     """
-    meant = meanings(words, splits)
-    unknown = sorted(word for word, split in meant.items() if split is None)
-    if unknown:
+    meant = _meanings(words, splits)
+    if None in meant.values():
+        unknown = sorted(word for word, split in meant.items() if split is None)
         raise InputError(
-            f"{', '.join(map(repr, unknown[:FEW]))} is no split that is known; set data.splits "
-            f"(--splits), such as to '{_mapping(dict.fromkeys(unknown[:FEW], 'test'))}', or move "
-            "it elsewhere"
+            f"{_listed(unknown)} is no split that is known; {_say_splits(unknown)}, or move it away"
         )
     return {word: split for word, split in meant.items() if split}
 
 
-def _mapping(values: Mapping[str, str]) -> str:
-    """Return a mapping as `data.splits` takes it, on one line."""
-    text: str = yaml.safe_dump(
-        dict(values), default_flow_style=True, allow_unicode=True, width=math.inf
-    )
-    return text.strip()
+def _say_splits(words: Iterable[str]) -> str:
+    said = json.dumps(dict.fromkeys(sorted(words)[:FEW], "test"), ensure_ascii=False)
+    return f"set data.splits (--splits), such as to {shlex.quote(said)}"
 
 
-def meanings(words: Collection[str], splits: Mapping[str, str] | None) -> dict[str, str | None]:
+def _meanings(words: Collection[str], splits: Mapping[str, str] | None) -> dict[str, str | None]:
     """Return the split for which each word stands, by itself or beside the others.
 
-    `birds_train` and `birds_test` are one stem and a split's word each. So are words of which all
-    have one in them, but not the same.
+    `birds_train` and `birds_test` are one stem and a split's word each. If no word is known by
+    itself, all may also have different stems.
     """
     meant = {word: split_of(word, splits) for word in words}
     hidden = {word: re.search(_WORD, _plain(word)) for word in words}
+    any_stem = not any(meant.values()) and all(hidden.values())
     alike: dict[str, dict[str, str]] = defaultdict(dict)
     for word, found in hidden.items():
         if found:
-            stem = "" if all(hidden.values()) else found.re.sub("*", found.string, count=1)
+            stem = "" if any_stem else found.re.sub("*", found.string, count=1)
             alike[stem][word] = SPLITS[found[0]]
     for group in alike.values():
         if len(set(group.values())) > 1:
@@ -263,25 +263,15 @@ def _unwrap(pictures: Iterable[str]) -> tuple[dict[Parts, str], Parts]:
     """Return the paths by their parts below the folders that are around everything, and these."""
     inside = {PurePosixPath(name).parts: name for name in pictures}
     around: Parts = ()
-    while len(_folders(inside)) == 1:
-        ((folder, below),) = _folders(inside).items()
-        within = {path[1:]: name for path, name in below.items()}
-        deeper = _folders(within)
+    while len(tops := {path[0] for path in inside if len(path) > 1}) == 1:
+        below = {path[1:]: name for path, name in inside.items() if len(path) > 1}
+        deeper = {path[0] for path in below if len(path) > 1}
         # With pictures in the folder itself or beside it, it may be a class of its own.
-        alone = len(below) == len(inside) and all(len(path) > 1 for path in within)
+        alone = len(below) == len(inside) and all(len(path) > 1 for path in below)
         if len(deeper) < (1 if alone else 2):
             break
-        inside, around = within, (*around, folder)
+        inside, around = below, (*around, *tops)
     return inside, around
-
-
-def _folders(inside: dict[Parts, str]) -> dict[str, dict[Parts, str]]:
-    """Return the paths below each folder of the top level."""
-    found: dict[str, dict[Parts, str]] = defaultdict(dict)
-    for path, name in inside.items():
-        if len(path) > 1:
-            found[path[0]][path] = name
-    return found
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -326,7 +316,7 @@ def _apply(pattern: str, names: Mapping[str, str], splits: Mapping[str, str] | N
     return [
         Image(
             parts["class"],
-            _number(PurePosixPath(name).name, parts["class"]),
+            _number(name.rpartition("/")[2], parts["class"]),
             name,
             meant.get(parts.get("split", "")),
             parts.get("group"),
@@ -349,19 +339,23 @@ def _said(pattern: str, inside: dict[Parts, str], splits: Mapping[str, str] | No
     )
 
 
-def _only(
-    table: list[Image],
-    inside: dict[Parts, str],
-    around: Parts,
-    wanted: str,
-    splits: Mapping[str, str] | None,
-) -> Reading:
-    """Return the only reading of a table and of folders.
+class _Tree(NamedTuple):
+    """The folders of pictures, level by level below the common ones, and what words mean."""
 
-    Raises:
-        InputError: there is none, or more than one.
-    """
-    tree = _tree(inside, around, splits)
+    inside: dict[Parts, str]
+    around: Parts
+    splits: Mapping[str, str] | None
+    levels: list[dict[str, str | None]]  # the folders' names, and the splits that they stand for
+
+
+def _tree(inside: dict[Parts, str], around: Parts, splits: Mapping[str, str] | None) -> _Tree:
+    depth = min(DEEPEST, max(map(len, inside)) - 1)
+    names = [{path[level] for path in inside if len(path) > level + 1} for level in range(depth)]
+    return _Tree(inside, around, splits, [_meanings(each, splits) for each in names])
+
+
+def _only(table: list[Image], tree: _Tree, wanted: str) -> Reading:
+    """Return the only reading of a table and of folders; refuse none, or more than one."""
     possible, parts, doubt = _readings(tree)
     # Folders of one class are none: `images/1.jpg` beside a table.
     several = [each for each in possible if len(_labels(each.images)) > 1]
@@ -382,11 +376,12 @@ def _only(
             raise InputError(f"data.layout {wanted} does not fit; possible: {', '.join(names)}")
         possible, doubt = fits, doubt if len(fits) != 1 else ""
     if not possible:
-        without = [name for path, name in inside.items() if not _NUMBERED.fullmatch(path[-1])]
+        without = [name for path, name in tree.inside.items() if not _NUMBERED.fullmatch(path[-1])]
         raise InputError(
-            f"no classes found: nothing names the class of {min(without or inside.values())!r}; "
-            f"{doubt}put each class into a folder of its own, or add a labels.csv with the columns "
-            "file_name and label"
+            f"no classes found: nothing names the class of "
+            f"{min(without or tree.inside.values())!r}; {doubt}put each class into a folder of its "
+            "own, add a labels.csv with the columns file_name and label, or set data.pattern "
+            "(--pattern), such as to '{class}_*'"
         )
     if len(possible) == 1 and not doubt:
         parts, doubt = _pairs(possible[0], tree)
@@ -399,23 +394,8 @@ def _only(
     )
     raise InputError(
         f"ambiguous, {doubt}the classes may be {told}; set data.pattern or data.layout (--pattern, "
-        "--layout) to what is meant"
+        "--layout) to what is meant, or data.splits (--splits) if folders are splits"
     )
-
-
-class _Tree(NamedTuple):
-    """The folders of pictures, level by level below the common ones, and what words mean."""
-
-    inside: dict[Parts, str]
-    around: Parts
-    splits: Mapping[str, str] | None
-    levels: list[dict[str, str | None]]  # the folders' names, and the splits that they stand for
-
-
-def _tree(inside: dict[Parts, str], around: Parts, splits: Mapping[str, str] | None) -> _Tree:
-    depth = min(DEEPEST, max(map(len, inside)) - 1)
-    names = [{path[level] for path in inside if len(path) > level + 1} for level in range(depth)]
-    return _Tree(inside, around, splits, [meanings(each, splits) for each in names])
 
 
 def _readings(tree: _Tree) -> tuple[list[Reading], list[Reading], str]:
@@ -426,35 +406,36 @@ def _readings(tree: _Tree) -> tuple[list[Reading], list[Reading], str]:
         asked, even if there is only one, or nothing.
     """
     at = next((at for at, meant in enumerate(tree.levels) if any(meant.values())), None)
-    found, parts, doubt = _by_folder(tree, at)
+    found, parts = _by_folder(tree, at)
     found += _by_number(tree, at, found)
     if at is None:
-        return found, parts, doubt
-    meant = tree.levels[at]
-    unknown = [word for word, split in meant.items() if split is None]
+        return found, parts, ""
+    unknown = [word for word, split in tree.levels[at].items() if split is None]
     if not found:  # `train/cat/1.jpg`, `set/train/cat/2.jpg`
         deep = _read("/".join((*map(_literal, tree.around), "**/{split}/{class}/*")), tree)
         found = [each for each in deep if len(each.images) == len(tree.inside)]
     if found and len(unknown) <= 1:  # whose pictures have no class: `seg_pred`
-        return found, parts, doubt
-    doubt = f"the folders {_listed(meant.keys() - unknown)} mean splits"
+        return found, parts, ""
+    doubt = f"there are splits ({_listed(tree.levels[at].keys() - unknown)}) "
     if unknown:
-        said = _mapping(dict.fromkeys(sorted(unknown)[:FEW], "test"))
-        doubt += f", {_listed(unknown)} may; if so, set data.splits (--splits), such as to "
-        doubt += f"'{said}', else "
+        doubt += (
+            f"beside {_listed(unknown)}; if these are splits, too, {_say_splits(unknown)}, else "
+        )
     elif at == 0:
-        pattern = _pattern(tree, {0: "{class}"})
-        doubt += f"; if they are the classes, set data.pattern (--pattern) to '{pattern}', else "
-        return found, parts, doubt
+        pattern = shlex.quote(_pattern(tree, {0: "{class}"}))
+        doubt += (
+            f"without classes; if they are classes, set data.pattern (--pattern) to {pattern}, "
+        )
+        return found, parts, f"{doubt}else "
     else:
-        doubt += ", but not all images are in such folders; "
+        doubt += "beside images that are in none; "
     return found + _by_folder(tree, None, () if unknown else (at,))[0], parts, doubt
 
 
 def _by_folder(
     tree: _Tree, split: int | None, never: Collection[int] = ()
-) -> tuple[list[Reading], list[Reading], str]:
-    """Return the readings in which folders of one level are the classes, and of one the splits."""
+) -> tuple[list[Reading], list[Reading]]:
+    """Return the readings in which the folders of one level are the classes; and parts of them."""
     told = {} if split is None else {split: "{split}"}
     found: dict[int, Reading] = {}
     for level, names in enumerate(tree.levels):
@@ -462,38 +443,28 @@ def _by_folder(
             continue  # `seg_train/seg_train/sea`: a folder around the classes
         if not _covers(tree, level, split):
             break
-        read = _read(_pattern(tree, told | {level: "{class}"}), tree)
-        if read and read[0].images not in [other.images for other in found.values()]:
-            found[level] = read[0]
+        for read in _read(_pattern(tree, told | {level: "{class}"}), tree):
+            if read.images not in [other.images for other in found.values()]:
+                found[level] = read
     several = {level: each for level, each in found.items() if len(_labels(each.images)) > 1}
     possible = list(several.values()) or list(found.values())[:1]
     if split is not None:  # `cat_train`, `cat_test`, `dog_train`, …
-        both = [(f"{{class}}{mark}{{split}}", f"{{split}}{mark}{{class}}") for mark in "_-. "]
+        marks = [mark for mark in "_-. " if all(mark in name for name in tree.levels[split])]
+        both = [(f"{{class}}{mark}{{split}}", f"{{split}}{mark}{{class}}") for mark in marks]
         fused = [each for one in chain(*both) for each in _read(_pattern(tree, {split: one}), tree)]
         possible += [each for each in fused if len(_labels(each.images)) > 1]
-    if len(several) < 2:
-        return possible, [], ""
-    # `color/apple`, `grayscale/apple`: the same folders below several.
-    first, second, *_ = several
+    first, second, *_ = (*several, 0, 0)
     pairs = {(path[first], path[second]) for path in tree.inside if len(path) > second + 1}
-    if len(pairs) == len(tree.levels[second]):
-        return possible, [], ""
-    parts = [
+    if len(several) < 2 or len(pairs) == len(tree.levels[second]):
+        return possible, []
+    # `color/apple`, `grayscale/apple`: the same folders below several, so one may be enough.
+    return possible, [
         each
         for one, other in ((first, second), (second, first))
-        if len(tree.levels[one]) <= FEW
-        for folder in sorted(tree.levels[one])
+        for folder in (sorted(tree.levels[one]) if len(tree.levels[one]) <= FEW else ())
         for each in _read(_pattern(tree, told | {one: _literal(folder), other: "{class}"}), tree)
         if len(_labels(each.images)) > 1
     ]
-    words = sorted(tree.levels[first])
-    if told or len(words) > 3:
-        return possible, parts, ""
-    said = _mapping(dict(zip(words, ("train", "test", "validation"), strict=False)))
-    clause = (
-        f"if {_listed(words)} are splits, set data.splits (--splits), such as to '{said}', else "
-    )
-    return possible, parts, clause
 
 
 def _covers(tree: _Tree, level: int, split: int | None) -> bool:
@@ -528,13 +499,20 @@ def _literal(folder: str) -> str:
 
 
 def _read(pattern: str, tree: _Tree) -> list[Reading]:
-    """Return what a pattern finds, if it finds anything, and no word that may not be a split."""
+    """Return what a pattern finds, if there is anything to learn from and no unknown split."""
     try:
         images = _apply(pattern, {name: name for name in tree.inside.values()}, tree.splits)
     except InputError:
         return []
+    classes: dict[str | None, set[str]] = defaultdict(set)
+    for image in images:
+        classes[image.split].add(image.label)
+    learned = classes[None] | classes["train"]
+    # `val/images`: one folder, which is no class of those to learn.
+    without = {split for split, of in classes.items() if len(of) == 1 and of.isdisjoint(learned)}
+    images = [image for image in images if image.split not in without]
     splits_first = pattern.find("{split}") in range(pattern.find("{class}"))
-    return [Reading("splits" if splits_first else "classes", pattern, images)] if images else []
+    return [Reading("splits" if splits_first else "classes", pattern, images)] if learned else []
 
 
 def _by_number(tree: _Tree, split: int | None, by_folder: list[Reading]) -> list[Reading]:
@@ -550,7 +528,7 @@ def _by_number(tree: _Tree, split: int | None, by_folder: list[Reading]) -> list
             return []
     labels: dict[str, set[str]] = defaultdict(set)
     for image in images:
-        labels[str(PurePosixPath(image.member).parent)].add(image.label)
+        labels[image.member.rpartition("/")[0]].add(image.label)
     if by_folder and max(map(len, labels.values())) == 1:
         return []  # cat/frame.0001.jpg: the folders say more
     if any(each.name == "splits" for each in by_folder):
@@ -567,47 +545,46 @@ def _pairs(reading: Reading, tree: _Tree) -> tuple[list[Reading], str]:
 
     `images/1.jpg` and `masks/1.png`, `1.jpg` and `1_mask.png`, or `1.jpg` and `1.png`.
     """
-    if not reading.pattern:
-        return [], ""
     # Of each kind of name, the picture for each name without what makes it of this kind.
     whole: dict[str, dict[Any, str]] = defaultdict(dict)
     cut: dict[str, dict[Any, str]] = defaultdict(dict)
     masked = any(_plain(label) in MASKS for label in _labels(reading.images))
     for image in reading.images:
-        path = PurePosixPath(image.member)
-        folders = path.parent.parts
+        *above, file = image.member.split("/")
+        folders, (stem, _, ending) = tuple(above), file.rpartition(".")
         places = {"*": folders}
         if folders and (masked or image.label in folders[:-1]):
             places[f"{_literal(folders[-1])}/*"] = folders[:-1]
-        ending = _ENDING.search(path.stem)
+        affixes = [each for pattern in _AFFIXES if (each := pattern.search(stem))]
         for kind, place in places.items():
-            whole[kind][place, image.split, path.stem] = image.member
-            if ending and ending.start():
-                core = path.stem[: ending.start()]
-                cut[f"{kind}{_literal(ending[0])}.*"][place, image.split, core] = image.member
-        whole[f"*{path.suffix}"][folders, image.split, path.stem] = image.member
+            whole[kind][place, image.split, stem] = image.member
+            for each in affixes:
+                core = stem[: each.start()] + stem[each.end() :]
+                form = (
+                    f"{_literal(each[0])}*" if each.end() < len(stem) else f"*{_literal(each[0])}.*"
+                )
+                cut[kind[:-1] + form][place, image.split, core] = image.member
+        whole[f"*.{ending}"][folders, image.split, stem] = image.member
     for one, other in permutations((*whole, *cut), 2):
-        first, second = whole.get(one, {}), (whole | cut)[other]
-        same = "*" in (one, other) and "/" not in one + other and other in whole  # `*` and `*.jpg`
+        first, second = ((whole | cut)[kind] for kind in (one, other))
+        same = one in whole and other in whole and "*" in (one, other) and "/" not in one + other
+        mask = any(_plain(word) in MASKS for word in re.findall(r"[^\W\d_]+", other))
         enough = len(second) > 1 and 5 * min(len(first), len(second)) >= len(reading.images)
-        if same or not enough or 10 * len(first.keys() & second.keys()) < 9 * len(second):
+        if same or not enough or (one in cut and not mask) or not reading.pattern:
+            continue
+        both = first.keys() & second.keys()
+        if len(both) * 10 < len(second) * 9 or any(first[key] == second[key] for key in both):
             continue
         if one == "*":  # what all but the second end with
             rest = [name[::-1] for name in {*first.values()} - {*second.values()}]
             ends = takewhile(lambda two: two[0] == two[1], zip(min(rest), max(rest), strict=False))
             one = f"*{_literal(''.join(end for end, _ in ends)[::-1])}"  # noqa: PLW2901
-        key = min(first.keys() & second.keys())
         begin = reading.pattern.removesuffix("**")
-        found = [
-            each
-            for kind in (one, other)
-            for each in _read(f"{begin}{kind}", tree)[:1]
-            if each.images != reading.images
-        ]
-        doubt = f"{first[key]!r} and {second[key]!r} are a pair by their names; "
-        return found, doubt + (
-            "" if len(found) > 1 else "move one of each pair elsewhere, or else "
-        )
+        found = [each for kind in (one, other) for each in _read(begin + kind, tree)]
+        found = [each for each in found if each.images != reading.images]
+        told = " and ".join(repr(of[min(both)]) for of in (first, second))
+        more = "" if len(found) > 1 else "move one of each pair away, or else "
+        return found, f"{told} are a pair by their names; {more}"
     return [], ""
 
 
@@ -746,11 +723,12 @@ def _check(name: str, images: list[Image]) -> None:
 
 def _check_folders(images: list[Image], empty: Iterable[str], skipped: Mapping[str, str]) -> None:
     """Refuse a class whose folder is empty, or has files of other formats alone."""
+    above = {(image.member.rpartition("/")[0], image.label) for image in images}
     classes = {
         folder
-        for image in images
-        for folder in PurePosixPath(image.member).parents
-        if folder.name == image.label
+        for path, label in above
+        for folder in PurePosixPath(path, "x").parents
+        if folder.name == label
     }
     beside = {folder.parent for folder in classes}
     without: dict[PurePosixPath, Counter[str]] = {PurePosixPath(each): Counter() for each in empty}
