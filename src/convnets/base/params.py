@@ -325,11 +325,11 @@ def checked(kind: type[Kind], values: Any, where: str) -> Kind:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_explain(dict(problem)) for problem in error.errors())
+        problems = "; ".join(_explain(dict(problem), kind) for problem in error.errors())
         raise InputError(f"{where}: {problems}") from error
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: dict[str, Any], section: Any) -> str:
     """Return one clause for one key: `train_scratch.epochs: input should be …, not 0`."""
     kinds: dict[str, type[Training]] = {"head": HeadTraining, "convnet": ConvnetTraining}
     loc = [str(part) for part in problem["loc"] if part not in kinds]
@@ -338,7 +338,6 @@ def _explain(problem: dict[str, Any]) -> str:
     if not name:  # an error of the whole file
         return message if problem["type"] == "value_error" else f"(the whole file): {message}"
     if problem["type"] == "extra_forbidden":
-        section: Any = Params
         for part in problem["loc"][:-1]:
             if part in kinds:
                 section = kinds[part]

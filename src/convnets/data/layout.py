@@ -326,16 +326,15 @@ def _apply(pattern: str, names: Mapping[str, str], splits: Mapping[str, str] | N
 
 
 def _said(pattern: str, inside: dict[Parts, str], splits: Mapping[str, str] | None) -> Reading:
-    """Return what a pattern says, of whole paths or else of those below the common folders."""
-    for names in (
-        {name: name for name in inside.values()},
-        {"/".join(path): name for path, name in inside.items()},
-    ):
-        if images := _apply(pattern, names, splits):
+    """Return what a pattern says, whether or not it begins with the folders around everything."""
+    below = {"/".join(path): name for path, name in inside.items()}
+    whole = {name: name for name in inside.values()}
+    for form, names in ((pattern, below), (pattern, whole), (f"**/{pattern}", whole)):
+        if images := _apply(form, names, splits):
             return Reading("pattern", pattern, images)
     raise InputError(
         f"data.pattern {pattern!r} matches none of the {len(inside):,} images, such as "
-        f"{min(inside.values())!r}; correct it"
+        f"{min(whole)!r}; correct it"
     )
 
 
