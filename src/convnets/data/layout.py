@@ -290,11 +290,10 @@ def compiled(pattern: str) -> re.Pattern[str]:
 def _part(part: str, label: str) -> str:
     forms = {"*": "[^/]*", "{class}": f"(?P<class>{label})"}
     forms |= {f"{{{name}}}": f"(?P<{name}>[^/]+?)" for name in ("split", "group")}
-    return "".join(
-        forms.get(piece)
-        or "|".join({re.escape(unicodedata.normalize(form, piece)) for form in ("NFC", "NFD")})
-        for piece in re.split(r"(\*|\{\w+\})", part)
-    )
+    for piece in set(re.split(r"(\*|\{\w+\})", part)) - forms.keys():
+        written = {unicodedata.normalize(form, piece) for form in ("NFC", "NFD")}
+        forms[piece] = f"(?:{'|'.join(map(re.escape, sorted(written)))})"
+    return "".join(forms[piece] for piece in re.split(r"(\*|\{\w+\})", part))
 
 
 def _apply(pattern: str, names: Mapping[str, str], splits: Mapping[str, str] | None) -> list[Image]:
