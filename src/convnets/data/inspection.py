@@ -18,7 +18,7 @@ import pandas as pd
 
 from convnets.base import params
 from convnets.base.console import InputError, printable, progress
-from convnets.data import archive, images, layout, web
+from convnets.data import archive, images, layout, sources, web
 from convnets.data.layout import Files, Layout
 from convnets.data.overview import EXAMPLES, by_reason
 from convnets.data.subset import SPLITS, choose, doubts, gaps, without_rare
@@ -53,19 +53,12 @@ def inspect(given: str, seed: int = 0, max_rejected: float = 0.01, **told: str) 
             folder = stack.enter_context(TemporaryDirectory())
             path, where["sha256"] = web.download(given, Path(folder), None, beside_output=True)
         files = stack.enter_context(archive.opened(path))
-        found = layout.recognise(
-            files,
-            how.layout,
-            Path(how.labels) if how.labels else None,
-            columns=how.columns,
-            pattern=how.pattern,
-            splits=how.splits,
-        )
+        found = sources.recognised(files, how)
         subset = _subset(found)
         kept = without_rare(found, subset.get("minimum"))
         chosen = choose(kept.images, params.Subset(**subset, max_rejected=max_rejected), seed)
         seen, unreadable = _look(files, kept)
-    _all_learned(chosen, unreadable)
+        _all_learned(chosen, unreadable)
     share = len(unreadable) / len(kept.images)
     if share > max_rejected:
         subset["max_rejected"] = math.ceil(1000 * share + 0.5) / 1000  # 29 of 100 is more than 0.29
