@@ -1,8 +1,10 @@
 """What folders mean: one reading is used, several are asked, and the user can say it."""
 
+import io
 import re
 import shlex
 import shutil
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from dvc.utils.hydra import apply_overrides
 from benchmarks import growth_layouts
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import inspection, layout, sample, subset
+from convnets.data import arrays, inspection, layout, overview, sample, subset
 from convnets.data.layout import Files, split_of, splits_of
 from convnets.evaluation import metrics
 from tests.commands import ROOT, said
@@ -248,6 +250,23 @@ def test_a_class_that_a_given_split_lacks_is_used_where_it_is():
     tested = metrics.Predictions(np.array([0, 0, 1, 1]), np.eye(3)[[0, 0, 1, 2]])
     assert np.isnan(metrics.recalls(tested)[2])
     assert metrics.area(tested) == 0.875
+
+
+def test_the_arrays_and_the_page_of_a_class_that_a_given_split_lacks(tmp_path):
+    names, _ = USED["a class that a split lacks"]
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        for number, name in enumerate(names):
+            picture = io.BytesIO()
+            sample.draw("cat", number, 0).save(picture, "PNG")
+            packed.writestr(name, picture.getvalue())
+    how = params.Subset(train="rest", validation=1, test="rest", max_rejected=0)
+    given = found(names)
+    place, out = tmp_path / "unfinished", tmp_path / "out"
+    place.mkdir()
+    written = arrays.write(tmp_path / "x.zip", given, place, out, how, 78, 0)
+    assert written.summary["test"] == {"cat": 2, "dog": 2, "owl": 0}
+    assert "owl (0)" in written.doubts[0]
+    assert "10 images of 3 classes are used" in overview.html(given, written, out)
 
 
 @pytest.fixture
