@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from convnets.base import console
 
@@ -23,12 +24,20 @@ def clean(_: argparse.Namespace) -> None:
 
 
 def inspect(arguments: argparse.Namespace) -> None:
+    from convnets.base import params
     from convnets.data import inspection
     from convnets.tracking import outs
 
     for path in filter(None, (arguments.path, arguments.labels)):
-        outs.refuse(Path(path).expanduser())
-    seen = inspection.inspect(arguments.path, arguments.layout, arguments.labels)
+        if "://" not in path:
+            outs.refuse(Path(path).expanduser())
+    given: dict[str, Any] = {}
+    if Path("params.yaml").exists():  # so that the command that is printed works
+        p = params.load()
+        given = {"seed": p.seed, "max_rejected": p.subset.max_rejected}
+    keys = ("layout", "labels", "columns", "pattern", "splits")
+    told = {key: value for key in keys if (value := getattr(arguments, key)) is not None}
+    seen = inspection.inspect(arguments.path, **given, **told)
     console.say(inspection.show(seen, arguments.format))
 
 
@@ -171,8 +180,13 @@ def main() -> None:
     command = commands.add_parser("inspect", help=about, description=about)
     command.add_argument("path", metavar="PATH", help="a folder, an archive or a web address")
     layouts = ("auto", "classes", "splits", "numbered", "table")
-    command.add_argument("--layout", choices=layouts, default="auto", help="as data.layout")
-    command.add_argument("--labels", type=Path, metavar="CSV", help="as data.labels")
+    command.add_argument("--layout", choices=layouts, help="as data.layout")
+    command.add_argument("--labels", metavar="CSV", help="as data.labels")
+    command.add_argument("--columns", metavar="MAPPING", help="as data.columns")
+    about = "as data.pattern, such as '{split}/{class}/**'"
+    command.add_argument("--pattern", metavar="PATTERN", help=about)
+    about = "as data.splits, such as '{holdout: test}'"
+    command.add_argument("--splits", metavar="MAPPING", help=about)
     command.add_argument("--format", choices=("text", "json"), default="text")
     command.set_defaults(run=inspect)
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -44,6 +45,40 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _path_pattern(value: str) -> str:
+    names = re.findall(r"\{([^{}]*)\}", value)
+    unknown = [name for name in names if name not in PLACES]
+    parts = value.split("/")
+    if unknown:
+        problem = (
+            f"unknown {{{unknown[0]}}}; known are {', '.join(f'{{{each}}}' for each in PLACES)}"
+        )
+    elif re.search("[{}]", re.sub(r"\{[^{}]*\}", "", value)):
+        problem = "a brace without its partner"
+    elif len(set(names)) < len(names):
+        problem = "a name in braces occurs twice"
+    elif "class" not in names:
+        problem = "no {class}; where a table names the classes, there is no pattern"
+    elif not all(parts):
+        problem = "no part between two slashes, or before the first or after the last"
+    elif any("**" in part and part != "**" for part in parts):
+        problem = "** stands for whole folders; within a name, write *"
+    else:
+        return value
+    raise ValueError(f"not a pattern of paths such as {{split}}/{{class}}/**: {problem}")
+
+
+def _mapping(value: Any) -> Any:
+    """Read what `-S` or the command line can only give as text: `{holdout: test}`."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError("not a mapping such as {holdout: test}") from error
+
+
+PLACES = ("class", "split", "group")  # what a pattern of paths can name
 Amount = Annotated[int | float | Literal["rest"], PlainValidator(_amount)]
 Stage = TypeVar("Stage", bound="Training")
 
@@ -55,6 +90,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Kind = TypeVar("Kind", bound=Section)
 Split = Literal["train", "validation", "test"]
 
 
@@ -74,9 +110,11 @@ class Data(Section):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     layout: Literal["auto", "classes", "splits", "numbered", "table"] = "auto"
     labels: str | None = None
-    columns: Columns | None = None  # of the table
-    pattern: str | None = None  # the parts of a path, such as {split}/{class}/**
-    splits: dict[str, Split] | None = None  # which words mean which split
+    columns: Annotated[Columns | None, BeforeValidator(_mapping)] = None  # of the table
+    # The parts of a path, such as {split}/{class}/**.
+    pattern: Annotated[str, AfterValidator(_path_pattern)] | None = None
+    # Which words mean which split.
+    splits: Annotated[dict[str, Split] | None, BeforeValidator(_mapping)] = None
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> "Data":
@@ -97,6 +135,10 @@ class Data(Section):
             raise ValueError(f"the {self.source} has its labels in its names; set labels to null")
         if self.labels and self.layout not in ("auto", "table"):
             raise ValueError(f"labels is a table, but layout is {self.layout}; correct one of them")
+        if self.pattern and (self.labels or self.columns or self.layout != "auto"):
+            raise ValueError(
+                "pattern says all of the layout; set labels and columns to null and layout to auto"
+            )
         return self
 
 
@@ -303,17 +345,26 @@ def load(path: str | Path = "params.yaml") -> Params:
     except Exception as error:  # a date such as 2026-99-99 or deep nesting has its own kind
         detail = " ".join(str(error).split())[:LONGEST]
         raise InputError(f"{path}: not valid YAML ({detail}); correct it") from error
+    return checked(Params, values, str(path))
+
+
+def checked(kind: type[Kind], values: Any, where: str) -> Kind:
+    """Return all params, or a section, of these values.
+
+    Raises:
+        InputError: there are unknown, missing or invalid values. The message begins with `where`.
+    """
     try:
-        return Params.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         found = error.errors()
-        problems = [_explain(dict(problem)) for problem in found[:PROBLEMS]]
+        problems = [_explain(dict(problem), kind) for problem in found[:PROBLEMS]]
         if len(found) > PROBLEMS:
             problems.append(f"and {len(found) - PROBLEMS:,} more")
-        raise InputError(f"{path}: {'; '.join(problems)}") from error
+        raise InputError(f"{where}: {'; '.join(problems)}") from error
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: dict[str, Any], section: Any) -> str:
     """Return one clause for one key: `train_scratch.epochs: input should be …, not 0`."""
     kinds: dict[str, type[Training]] = {"head": HeadTraining, "convnet": ConvnetTraining}
     loc = [str(part) for part in problem["loc"] if part not in kinds]
@@ -322,7 +373,6 @@ def _explain(problem: dict[str, Any]) -> str:
     if not name:  # an error of the whole file
         return message if problem["type"] == "value_error" else f"(the whole file): {message}"
     if problem["type"] == "extra_forbidden":
-        section: Any = Params
         for part in problem["loc"][:-1]:
             if part in kinds:
                 section = kinds[part]

@@ -213,6 +213,8 @@ FORMATS: dict[str, tuple[bytes, Callable[[io.BytesIO], ImageFile.ImageFile], int
 }
 SUFFIXES = frozenset(f".{each}" for *_, endings in FORMATS.values() for each in endings.split())
 TYPES = mimetypes.MimeTypes()  # Python's own, whatever the system knows
+_TEXTS = (".md", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".log", ".ipynb")
+TYPES.types_map[True].update(dict.fromkeys(_TEXTS, "text/plain"))
 
 
 def is_picture(name: str, read: Callable[..., bytes] | None = None) -> bool:

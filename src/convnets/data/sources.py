@@ -12,7 +12,7 @@ from convnets.base import files, params
 from convnets.base.console import REMEDIES, InputError, progress, say
 from convnets.data import archive, bucket, layout, sample, web
 from convnets.data.layout import Layout
-from convnets.data.subset import choose
+from convnets.data.subset import choose, without_rare
 
 COMPETITION = "dogs-vs-cats"
 
@@ -51,13 +51,13 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
         case _:
             path = files.given(how.path or "")
     web.tidy(out.parent)
-    labels = files.given(how.labels) if how.labels else None
     with (
         bucket.opened(how.path or "", out.parent, how.sha256)
         if path == out and how.source == "url"
         else archive.opened(path)
     ) as opened:
-        found = layout.recognise(opened, how.layout, labels)
+        found = recognised(opened, how)
+        found = without_rare(found, subset.minimum)
         if not zipfile.is_zipfile(path):
             chosen = choose(found.images, subset, seed)
             names = [image.member for images in chosen.values() for image in images]
@@ -65,6 +65,19 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
         elif path != out:
             (files.link if path.parent == out.parent else files.copy)(path, out)
     return found
+
+
+def recognised(opened: layout.Files, how: params.Data) -> Layout:
+    """Return how the images of a folder or an archive are laid out, by what the params say."""
+    labels = files.given(how.labels) if how.labels else None
+    return layout.recognise(
+        opened,
+        how.layout,
+        labels,
+        columns=how.columns,
+        pattern=how.pattern,
+        splits=how.splits,
+    )
 
 
 def write_sample(out: Path, count: int, seed: int) -> None:

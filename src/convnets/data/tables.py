@@ -8,8 +8,8 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache, partial
 from itertools import zip_longest
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +18,7 @@ from charset_normalizer import from_bytes
 
 from convnets.base import params
 from convnets.base.console import InputError
+from convnets.data import splits
 
 SUFFIXES = frozenset(
     ("", ".csv", ".tsv", ".tab", ".psv", ".txt", ".dat", ".lst", ".json", ".jsonl", ".ndjson")
@@ -40,7 +41,6 @@ _KINDS = re.compile("labels?|annotations?|metadata|list", re.IGNORECASE)
 T = TypeVar("T")
 Parts = tuple[str, ...]
 Grid = list[list[str]]
-Splits = Callable[[str], str | None]
 
 
 class Row(NamedTuple):
@@ -68,8 +68,8 @@ def read(
     names: Iterable[str],
     content: Callable[[str], bytes],
     pictures: Collection[str],
-    split_of: Splits,
     columns: params.Columns | None,
+    words: Mapping[str, str] | None,
 ) -> Labels:
     """Read those files that are tables in which pictures are named.
 
@@ -77,8 +77,8 @@ def read(
         names: the files that may be tables.
         content: returns the bytes of one.
         pictures: the paths of all pictures.
-        split_of: returns the split that a word means, if it does.
         columns: of the tables, as the user says. What is not said is found.
+        words: the split that each stands for, besides those that `splits` knows.
 
     Raises:
         InputError: a split is unknown, tables contradict each other, or one is damaged.
@@ -95,7 +95,7 @@ def read(
             if grid is None:
                 left[name] = "not an image"
                 continue
-            table = _Table(name, grid, index, cache(split_of), columns or params.Columns())
+            table = _Table(name, grid, index, columns or params.Columns(), words)
             found.append((table.sure, name, table.rows))
             left |= table.left
         except UnclearError as error:
@@ -250,10 +250,17 @@ class _Table:
     """The columns of one table, and which of them is what."""
 
     def __init__(
-        self, name: str, grid: Grid, index: _Index, split_of: Splits, told: params.Columns
+        self,
+        name: str,
+        grid: Grid,
+        index: _Index,
+        told: params.Columns,
+        words: Mapping[str, str] | None,
     ) -> None:
-        self.name, self.index, self.split_of, self.told = name, index, split_of, told
-        self.of_table = split_of(_KINDS.sub("", PurePosixPath(name).stem))
+        self.name, self.index, self.told = name, index, told
+        self.meanings = partial(splits.meanings, said=words)
+        self.split_of = cache(partial(splits.split_of, said=words))
+        self.of_table = self.split_of(_KINDS.sub("", PurePosixPath(name).stem))
         self.sure = True
         self.left: dict[str, str] = {}
         rows = [row for row in grid if not row[0].startswith("#") or index.find(row[0])[0]]
@@ -282,9 +289,9 @@ class _Table:
 
     def _rows(self, given: list[str], pictures: list[str]) -> dict[str, Row]:
         """Return what the table says of each picture."""
-        splits = self._splits()
+        of_rows = self._splits()
         labels = self._labels()
-        if not (labels or splits or self.of_table):
+        if not (labels or of_rows or self.of_table):
             raise UnclearError(
                 f"no column looks like labels, of {_listed(self.titles)}; if one has them, name it "
                 "in data.columns, such as {label: kind}"
@@ -292,9 +299,9 @@ class _Table:
         blank = [""] * len(given)
         rows: dict[str, Row] = {}
         for cell, picture, label, split in zip(
-            given, pictures, labels or blank, splits or blank, strict=True
+            given, pictures, labels or blank, of_rows or blank, strict=True
         ):
-            row = Row(label, self.split_of(split), self.of_table)
+            row = Row(label, split or None, self.of_table)
             if rows.setdefault(picture, row) != row:
                 what = "splits" if rows[picture].label == label else "classes"
                 raise UnclearError(f"{cell!r} has two {what}; remove one row")
@@ -372,20 +379,21 @@ class _Table:
             words = [set(column) for column in self.cells]
             likely = [
                 title.casefold() in ("split", "partition")
-                or (len(each) <= SMALL and len({*map(self.split_of, each)} - {None}) > 1)
+                or (len(each) <= SMALL and len({*self.meanings(each).values()} - {None}) > 1)
                 for title, each in zip(self.titles, words, strict=True)
             ]
             if not any(likely):
                 return None
             place = likely.index(True)
         column, title = self.cells.pop(place), self.titles.pop(place)
-        for word in sorted({*column} - {""}):
-            if self.split_of(word) is None:
-                raise InputError(
-                    f"{self.name}: {word!r} in the column {title} is no split that is known; say "
-                    f"which it is, such as data.splits: {{{_quoted(word)}: test}}"
-                )
-        return column
+        meant = self.meanings({*column} - {""})
+        unknown = [word for word, split in meant.items() if split is None]
+        if unknown:
+            raise InputError(
+                f"{self.name}: {splits.listed(unknown)} in the column {title} is no split that is "
+                f"known; {splits.remedy(unknown)}"
+            )
+        return [meant.get(word) or "" for word in column]
 
     def _labels(self) -> list[str] | None:
         """Return the class in each row, if a column or one column for each class has it."""

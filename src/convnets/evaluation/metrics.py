@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
-from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import f1_score, log_loss, recall_score, roc_auc_score
 
 from convnets.models.saved import Record
 
 
 class Predictions(NamedTuple):
-    """A model's predictions for the test split. Every class occurs in the labels."""
+    """A model's predictions for the test split. A split that is given may lack a class."""
 
     labels: NDArray[np.integer[Any]]  # (n,), the true labels
     probabilities: NDArray[np.float64]  # (n, classes)
@@ -65,11 +65,23 @@ def cross_entropy(tested: Predictions) -> float:
     return float(log_loss(tested.labels, clipped, labels=list(range(clipped.shape[1]))))
 
 
+def recalls(tested: Predictions) -> NDArray[np.float64]:
+    """Return the (classes,) shares of correct predictions, NaN for a class without test images."""
+    classes = range(tested.probabilities.shape[1])
+    found: NDArray[np.float64] = recall_score(
+        tested.labels, tested.predicted, labels=classes, average=None, zero_division=np.nan
+    )
+    return found
+
+
 def area(tested: Predictions) -> float:
-    """Return the area under the ROC curve: one against the rest for more than two classes."""
-    binary = tested.probabilities.shape[1] == 2
-    scores = tested.probabilities[:, 1] if binary else tested.probabilities
-    return float(roc_auc_score(tested.labels, scores, multi_class="ovr"))
+    """Return the area under the ROC curve: one against the rest for more than two classes.
+
+    It is the mean over the classes that the test images have.
+    """
+    classes = [1] if tested.probabilities.shape[1] == 2 else np.unique(tested.labels)
+    areas = [roc_auc_score(tested.labels == c, tested.probabilities[:, c]) for c in classes]
+    return float(np.mean(areas))
 
 
 METRICS = (
@@ -84,7 +96,7 @@ METRICS = (
         "balanced_accuracy",
         "balanced accuracy",
         "{:.1%}",
-        lambda tested, _: float(balanced_accuracy_score(tested.labels, tested.predicted)),
+        lambda tested, _: float(np.nanmean(recalls(tested))),
     ),
     Metric(
         "macro_f1",

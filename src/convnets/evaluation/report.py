@@ -59,7 +59,7 @@ def content(
             for data, names in results.by_data().items()
         },
         "recall": results.recall().to_dict("index"),
-        "counts": results.images["class"].value_counts().reindex(classes).to_dict(),
+        "counts": results.images["class"].value_counts().reindex(classes, fill_value=0).to_dict(),
         "comparison": drawings("comparison")[0],
         "differences": {
             (row["first"], row["second"]): row for row in results.differences().to_dict("records")

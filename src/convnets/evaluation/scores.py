@@ -7,7 +7,6 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import pandas as pd
-from sklearn.metrics import recall_score
 
 from convnets.base import files
 from convnets.base.console import InputError, progress
@@ -15,7 +14,7 @@ from convnets.data import digits, examples
 from convnets.data.examples import Examples
 from convnets.evaluation import calibration, chance
 from convnets.evaluation.calibration import Calibrated, Outputs
-from convnets.evaluation.metrics import METRICS, Predictions, score
+from convnets.evaluation.metrics import METRICS, Predictions, recalls, score
 from convnets.models import saved
 from convnets.models.saved import Record
 from convnets.training import batches
@@ -75,9 +74,7 @@ class Results(NamedTuple):
         """Return each class's share of correct predictions, by model of the images."""
         classes = self.best.record.classes
         found = {
-            name: recall_score(
-                tested.labels, tested.predicted, labels=range(len(classes)), average=None
-            )
+            name: recalls(tested)
             for name, tested in self.tested.items()
             if self.trained[name].sees_images
         }
