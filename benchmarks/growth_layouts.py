@@ -4,12 +4,13 @@ For each layout, the calls of functions for 1,000, 10,000 and 100,000 names, and
 times the names should cost ten times as much.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from benchmarks.growth import SIZES, calls
 from convnets.base.console import InputError
 from convnets.data import layout
 
@@ -36,26 +37,10 @@ def recognise(name: str, count: int, **told: Any) -> None:
         layout.recognise(layout.Files(names, lambda _: b""), **told)
 
 
-def calls(name: str, count: int, **told: Any) -> int:
-    """Return how many functions are called for so many pictures."""
-    total = 0
-
-    def called(frame: Any, event: str, argument: Any) -> None:
-        nonlocal total
-        total += event in ("call", "c_call")
-
-    sys.setprofile(called)
-    try:
-        recognise(name, count, **told)
-    finally:
-        sys.setprofile(None)
-    return total
-
-
 def main() -> None:
     print("layout                        1,000      10,000     100,000  seconds")
     for name in LAYOUTS:
-        counts = [calls(name, count) for count in (1_000, 10_000, 100_000)]
+        counts = [calls(partial(recognise, name, count)) for count in SIZES]
         start = time.perf_counter()
         recognise(name, 100_000)
         taken = time.perf_counter() - start

@@ -4,15 +4,14 @@ python -m benchmarks.growth_tables
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+from benchmarks.growth import SIZES
 from convnets.data import layout
 from convnets.data.layout import Files
 
-SIZES = (1_000, 10_000, 100_000)
 CLASSES = ("cat", "dog", "owl")
 
 
@@ -65,22 +64,6 @@ def task(form: str, count: int) -> Callable[[], layout.Layout]:
     content = FORMS[form]([(path, CLASSES[n % 3]) for n, path in enumerate(paths)])
     files = Files([*paths, "data/table.txt"], lambda _: content)
     return lambda: layout.recognise(files, "table")
-
-
-def calls(run: Callable[[], object]) -> int:
-    """Return how many calls of Python and C functions a function makes."""
-    count = 0
-
-    def seen(_frame: object, event: str, _argument: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(seen)
-    try:
-        run()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 def seconds(run: Callable[[], object]) -> float:

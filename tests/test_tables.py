@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import growth_tables
+from benchmarks import growth, growth_tables
 from convnets.base import params
 from convnets.base.console import InputError
 from convnets.data import layout
@@ -352,7 +352,7 @@ def test_a_damaged_table_is_one_line_or_tells_what_it_leaves_out(noise, place, f
 
 @pytest.mark.parametrize("form", growth_tables.FORMS)
 def test_ten_times_the_rows_cost_at_most_fifteen_times_the_calls(form):
-    few, many = (growth_tables.calls(growth_tables.task(form, count)) for count in (200, 2000))
+    few, many = (growth.calls(growth_tables.task(form, count)) for count in (200, 2000))
     assert many <= 15 * few
 
 

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, partial
-from itertools import zip_longest
+from itertools import repeat, zip_longest
 from os.path import commonprefix
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
@@ -253,11 +253,10 @@ class _Table:
         grid: Grid,
         index: _Index,
         told: params.Columns,
-        words: Mapping[str, str] | None,
+        said: Mapping[str, str] | None,
     ) -> None:
-        self.name, self.index, self.told = name, index, told
-        self.said = words
-        self.split_of = cache(partial(splits.split_of, said=words))
+        self.name, self.index, self.told, self.said = name, index, told, said
+        self.split_of = cache(partial(splits.split_of, said=said))
         self.of_table = self.split_of(_KINDS.sub("", PurePosixPath(name).stem))
         self.sure = True
         self.left: dict[str, str] = {}
@@ -294,12 +293,11 @@ class _Table:
                 f"no column looks like labels, of {_listed(self.titles)}; if one has them, name it "
                 "in data.columns, such as {label: kind}"
             )
-        blank = [""] * len(given)
         rows: dict[str, Row] = {}
         for cell, picture, label, split in zip(
-            given, pictures, labels or blank, of_rows or blank, strict=True
+            given, pictures, labels or repeat(""), of_rows or repeat(None), strict=False
         ):
-            row = Row(label, split or None, self.of_table)
+            row = Row(label, split, self.of_table)
             if rows.setdefault(picture, row) != row:
                 what = "splits" if rows[picture].label == label else "classes"
                 raise UnclearError(f"{cell!r} has two {what}; remove one row")
@@ -369,7 +367,7 @@ class _Table:
                 found[cell] = [], lead
         return {cell: names for cell, (names, _) in found.items()}
 
-    def _splits(self) -> list[str] | None:
+    def _splits(self) -> list[str | None] | None:
         """Return the split in each row, if a column has words of different splits."""
         if self.told.split is not None:
             place = _place(self.told.split, self.titles)
@@ -383,8 +381,8 @@ class _Table:
             else:
                 return None
         column, title = self.cells.pop(place), self.titles.pop(place)
-        meant = splits.splits_of({*column} - {""}, self.said, f"{self.name}: column {title}: ")
-        return [meant.get(word, "") for word in column]
+        known = splits.splits_of({*column} - {""}, self.said, f"{self.name}: column {title}: ")
+        return [known.get(word) for word in column]
 
     def _labels(self) -> list[str] | None:
         """Return the class in each row, if a column or one column for each class has it."""
