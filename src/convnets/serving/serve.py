@@ -45,8 +45,8 @@ HOST = "127.0.0.1"
 NAMES = ["localhost", HOST, "[::1]"]  # a tunnel such as SSH's may end at the last one
 REQUEST = 256_000_000  # bytes of a request's body
 PATIENCE = 30  # seconds for a request to arrive, then its body, and for a client to take its answer
-GRACE = 7  # seconds to end the running requests after Ctrl-C
-END = 9  # seconds after which the process ends in any case
+GRACE = 5  # seconds to end the running requests after Ctrl-C
+END = 7  # seconds after which the process ends in any case
 # Of the files that the process may open, half are for connections, the others for their pictures.
 CONNECTIONS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 # Requests at a time. More would fill the disk, or memory, with their bodies.
