@@ -26,6 +26,7 @@ LONGEST, PROBLEMS = 200, 20  # characters of a value, and problems, that a messa
 _quote = reprlib.Repr()
 _quote.maxstring, _quote.maxother, _quote.maxlevel = LONGEST, LONGEST, 2
 Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -126,7 +127,7 @@ class Backbone(Section):
 class Augmentation(Section):
     """The book's random flip, rotation and zoom (listing 8.14), contrast and brightness."""
 
-    flip: Literal["horizontal", "none"] = "horizontal"
+    flip: Literal["horizontal", "none"]
     rotation: Annotated[float, Field(ge=0, le=0.5)]
     zoom: Share
     contrast: Share
@@ -137,20 +138,23 @@ Monitor = Literal["val_loss", "val_accuracy"]  # by which the best epoch is chos
 
 
 class Views(Section):
-    """The cache of augmented views. Each view passes through the frozen layers once."""
+    """The cache of augmented views. Each view passes through the frozen layers once. With 0 views,
+    what learns from them is not trained.
+    """
 
-    count: Count
+    count: Whole
     max_gigabytes: Annotated[float, Field(gt=0)]
 
 
 class Training(Section):
-    """The params of every training stage."""
+    """The params of every training stage. With 0 epochs, it is not trained."""
 
-    epochs: Count
+    epochs: Whole
     batch_size: Count
     optimizer: Literal["rmsprop", "adam", "adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine"]
+    weight_decay: Share
 
 
 class ConvnetTraining(Training):
@@ -160,9 +164,9 @@ class ConvnetTraining(Training):
     validated on the images alone.
     """
 
-    architecture: str = "plain"
-    augmentation: Augmentation | None = None
-    mirrored: bool = False
+    architecture: str
+    augmentation: Augmentation | None
+    mirrored: bool
     dropout: Share
 
 
@@ -189,9 +193,9 @@ class MnistTraining(Training):
 
 
 class Mnist(Section):
-    """Where the digits come from."""
+    """Where the digits come from. From none, the convnets of digits are not trained."""
 
-    source: Literal["digits", "keras", "file"]
+    source: Literal["digits", "keras", "file", "none"]
     path: str | None
 
     @model_validator(mode="after")
@@ -250,7 +254,8 @@ class Params(Section):
         return values
 
     def of(self, stage: str, kind: type[Stage]) -> Stage:
-        """Return a training stage's section. The top-level `epochs`, if set, overrides its own.
+        """Return a training stage's section. The top-level `epochs`, if set, overrides its own,
+        unless that is 0.
 
         Args:
             stage: the section's name.
@@ -267,23 +272,29 @@ class Params(Section):
             what = "no such section" if section is None else "not the section of such a stage"
             keys = ", ".join(kind.model_fields)
             raise InputError(f"params.yaml: {stage}: {what}{hint}; it needs {keys}")
-        return section.model_copy(update={"epochs": self.epochs or section.epochs})
+        epochs = section.epochs and (self.epochs or section.epochs)
+        return section.model_copy(update={"epochs": epochs})
 
 
-def load(path: str | Path = "params.yaml") -> Params:
+def load(path: str | Path = "params.yaml", name: str = "") -> Params:
     """Read and check a parameter file.
+
+    Args:
+        path: the file.
+        name: what messages call it.
 
     Raises:
         InputError: the file is missing, is not YAML, or has unknown, missing or invalid values;
             the message names each key and the fix.
     """
+    name = name or str(path)
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; run from the project's root") from error
+        raise InputError(f"{name}: {error.strerror}; run from the project's root") from error
     except Exception as error:  # a date such as 2026-99-99 or deep nesting has its own kind
         detail = " ".join(str(error).split())[:LONGEST]
-        raise InputError(f"{path}: not valid YAML ({detail}); correct it") from error
+        raise InputError(f"{name}: not valid YAML ({detail}); correct it") from error
     try:
         return Params.model_validate(values)
     except ValidationError as error:
@@ -291,7 +302,7 @@ def load(path: str | Path = "params.yaml") -> Params:
         problems = [_explain(dict(problem)) for problem in found[:PROBLEMS]]
         if len(found) > PROBLEMS:
             problems.append(f"and {len(found) - PROBLEMS:,} more")
-        raise InputError(f"{path}: {'; '.join(problems)}") from error
+        raise InputError(f"{name}: {'; '.join(problems)}") from error
 
 
 def _explain(problem: dict[str, Any]) -> str:
