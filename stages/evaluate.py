@@ -19,7 +19,7 @@ def main() -> None:
     p = params.load()
     with recorded("evaluate") as run:
         run.dataset(IMAGES / "test.npy", "test")
-        trained = scores.load(MODELS, run.declared.outs)
+        trained = scores.load(MODELS, frozenset(run.declared.outs))
         results = scores.compare(trained)
         scores.write(results, METRICS)
         scores.keep(results, CHAMPION)

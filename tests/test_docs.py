@@ -72,8 +72,8 @@ STAND_INS = {
             CI,
         ),
         "pytest": ("grep -w pytest Makefile", CI),
-        "cp presets/photos.yaml params.yaml && dvc exp run -S data.path=$HOME/photos": (
-            "cp presets/photos.yaml params.yaml && dvc exp run -S data.path=$HOME/photos download "
+        "python -m convnets preset photos -S data.path=$HOME/photos && dvc repro": (
+            "python -m convnets preset photos -S data.path=$HOME/photos && dvc repro download "
             "&& git checkout -q . && dvc checkout -q",
             "ImageNet weights are out of reach: the stage that reads the photographs",
         ),

@@ -55,6 +55,17 @@ def test_a_training_leaves_one_model_where_evaluate_finds_it(stage):
     assert "dvc-outs/trained" in DECLARED["evaluate"]["deps"]
 
 
+def test_the_champion_is_an_artifact():
+    path = yaml.safe_load(TEXT)["artifacts"]["champion"]["path"]
+    assert path in [path for out in DECLARED["evaluate"]["outs"] for path in out]
+
+
+def test_the_host_runs_the_readme_s_two_commands():
+    (workflow,) = (ROOT / ".github/workflows").glob("*.yaml")
+    (job,) = yaml.safe_load(workflow.read_text())["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make repro", "make test"]
+
+
 def test_evaluation_concerns_evaluate_alone():
     assert {stage for stage in STAGES if "src/convnets/evaluation" in code(stage)} == {"evaluate"}
 

@@ -1,5 +1,6 @@
 """The report's content, and its safety against external text."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -18,13 +19,15 @@ HOSTILE = ["<script>alert(1)</script>", "a$\\frac$b", "\"'onload=x&", "고양이
 SIZE = 78
 
 
-def results(classes: list[str], right: bool = False) -> scores.Results:
-    """Results of all models on five images of each class, random or all right."""
+def results(
+    classes: list[str], right: bool = False, stages: tuple[str, ...] = TRAINING
+) -> scores.Results:
+    """Results of models on five images of each class, random or all right."""
     chance = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
     convnet = architectures.plain(SIZE, len(classes), 0)
     trained, tested, validated = {}, {}, {}
-    for stage in TRAINING:
+    for stage in stages:
         name = stage.replace("@", "_")
         digits = {"labels": "dvc-outs/mnist.npz"} if "--digits" in command(stage) else {}
         part = {} if "stages.train_convnet" in command(stage) else {"part": "head"}
@@ -39,7 +42,7 @@ def results(classes: list[str], right: bool = False) -> scores.Results:
         tested[name] = Outputs(labels, logits)
         if not digits:
             validated[name] = Outputs(labels, 3 * logits)
-    labels = tested["fine_tune"].labels
+    labels = next(tested[name] for name in validated).labels
     files = pd.DataFrame(
         {
             "file": [f"{classes[label]}/<img src=x onerror=y>.jpg" for label in labels],
@@ -101,6 +104,19 @@ def test_the_same_results_give_the_same_bytes_and_only_mlflow_gets_the_time():
     assert len(html.encode()) < 1.5e6
     assert "<th>seconds" not in html
     assert "<td>train_scratch</td><td>12.3</td>" in page(found, {"train_scratch": 12.34})
+
+
+@pytest.mark.parametrize("stage", ["train_scratch", "train_feature_head"])
+def test_one_model_alone_has_a_report_without_empty_parts(stage, tmp_path):
+    found = results(["ant", "bee"], stages=(stage,))
+    html = page(found)
+    assert f"The champion is <b>{stage}</b>" in html
+    for absent in ("digits", "differences", "Differences", "beyond chance"):
+        assert absent not in html.partition("</style>")[2].replace("train_mnist", "")
+    scores.write(found, tmp_path)
+    assert list(json.loads((tmp_path / "models.json").read_text())) == ["champion", stage]
+    assert set(pd.read_csv(tmp_path / "curves.csv")["model"]) == {stage}
+    assert list(pd.read_csv(tmp_path / "recall.csv")) == ["class", stage]
 
 
 def test_the_digits_stand_apart_and_recall_is_by_class():

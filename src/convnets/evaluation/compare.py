@@ -160,8 +160,9 @@ def _current(repo: Any, deps: Deps) -> bool:
         elif made[0].fs_path == dep.fs_path:
             now = made[0].hash_info
         else:  # such as dvc-outs/trained, of which each stage makes one file
-            whole = Tree()  # type: ignore[no-untyped-call]
-            for out in made:
+            whole, empty = Tree(), Tree()  # type: ignore[no-untyped-call]
+            empty.digest()
+            for out in (out for out in made if out.hash_info != empty.hash_info):
                 whole.add(out.fs.relparts(out.fs_path, dep.fs_path), None, out.hash_info)
             whole.digest()
             now = whole.hash_info

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from convnets.base import files
+from convnets.base import files, untrained
 from convnets.base.console import InputError, progress
 from convnets.data import digits, examples
 from convnets.data.examples import Examples
@@ -148,6 +148,7 @@ def load(folder: Path, made: frozenset[str]) -> dict[str, Trained]:
     for path in sorted(expected ^ set(folder.glob("[!.]*.keras"))):
         told = "is missing; run `dvc repro`" if path in expected else "no stage makes it; remove it"
         raise InputError(f"{path}: {told}")
+    expected = {path for path in expected if untrained.made(path)}
     records = {path: saved.record(path) for path in expected}
 
     def place(path: Path) -> tuple[bool, list[int], str]:
@@ -185,9 +186,11 @@ def _examples(inputs: Path, labels: Path, split: str) -> Examples:
 
 def compare(trained: dict[str, Trained]) -> Results:
     """Score all models on their test splits, and choose the champion from the models of images."""
+    of_images = [name for name in trained if trained[name].sees_images]
+    if not of_images:
+        raise InputError("evaluate: no model of the images is trained; give one epochs or views")
     names = progress(trained, "test", len(trained))
     tested = {name: outputs(trained[name], "test") for name in names}
-    of_images = [name for name in trained if trained[name].sees_images]
     validated = {
         name: outputs(trained[name], "validation")
         for name in progress(of_images, "validate", len(of_images))
@@ -225,7 +228,7 @@ def gather(
 def write(results: Results, folder: Path) -> None:
     """Write the comparison, the scores, the curves and the predictions.
 
-    DVC shows `models/<name>.json`: the metrics for comparing experiments.
+    DVC shows `models.json`: the metrics for comparing experiments, the champion's first.
     """
     tables = {
         "comparison": results.table,
@@ -239,8 +242,9 @@ def write(results: Results, folder: Path) -> None:
     scores = results.table.drop(columns="book").to_dict("index")
     files.write_json(folder / "evaluate.json", {"champion": results.champion, "models": scores})
     compared = [metric.name for metric in METRICS if metric.compared]
-    for name, row in results.table[compared].iterrows():
-        files.write_json(folder / f"models/{name}.json", row.to_dict())
+    first = {"champion": results.table.loc[results.champion, compared].to_dict()}
+    of_models = results.table[compared].to_dict("index")
+    files.write_json(folder / "models.json", first | of_models)
     classes = results.best.record.classes
     predicted = results.answers.predicted
     confusion = {"actual": results.images["class"], "predicted": [classes[i] for i in predicted]}

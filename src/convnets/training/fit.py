@@ -137,6 +137,9 @@ def fit(
     rate: Any = how.learning_rate
     if how.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, how.epochs * steps)
+    decay: float | None = how.weight_decay
+    if how.optimizer != "adamw" and not decay:
+        decay = None  # with 0, the others would compute it nevertheless; AdamW refuses None
     with strategy.scope():
         precision.use(dtype_policy)
         model = build()
@@ -149,7 +152,10 @@ def fit(
         binary = model.output_shape[-1] == 1
         model.compile(
             optimizer=keras.optimizers.get(
-                {"class_name": how.optimizer, "config": {"learning_rate": rate}}
+                {
+                    "class_name": how.optimizer,
+                    "config": {"learning_rate": rate, "weight_decay": decay},
+                }
             ),
             loss="binary_crossentropy" if binary else "sparse_categorical_crossentropy",
             metrics=["accuracy"],
