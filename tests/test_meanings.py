@@ -37,7 +37,7 @@ def crossed(form: str, *choices: str) -> list[str]:
 
 
 def found(names: list[str], **told) -> layout.Layout:
-    return layout.recognise(Files(names, lambda _: b""), **told)
+    return layout.recognise(Files(names, lambda *_: b""), **told)
 
 
 def counted(of: layout.Layout) -> dict[tuple[str, str | None], int]:

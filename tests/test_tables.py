@@ -31,7 +31,8 @@ def read(
     for name, text in tables.items():
         contents[name] = text if isinstance(text, bytes) else text.encode()
     told = params.Columns(**columns) if columns else None
-    return layout.recognise(Files(contents, contents.__getitem__), wanted, columns=told)
+    files = Files(contents, lambda name, *_: contents[name])
+    return layout.recognise(files, wanted, columns=told)
 
 
 def labels(found: Layout) -> dict[str, str]:

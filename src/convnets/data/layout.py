@@ -9,7 +9,8 @@ import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from itertools import chain, pairwise, permutations, takewhile
+from itertools import pairwise, permutations
+from os.path import commonprefix
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ class Reading(NamedTuple):
     """What the names of the files may mean."""
 
     name: str  # as of a `Layout`
-    pattern: str | None  # which says the same; a table has none
+    pattern: str  # which says the same; a table has none
     images: list[Image]
 
 
@@ -123,13 +124,13 @@ def recognise(
                 raise InputError(f"{labels}: {error.strerror}; correct data.labels") from error
             read = lambda _: content  # noqa: E731
         found = tables.read(texts, read, pictures, columns, splits)
-        if not found.rows and not found.unclear and (labels or columns):
+        if (labels or columns) and not found.rows:
             raise InputError(
-                f"{labels}: no table of labels; correct data.labels"
-                if labels
-                else "data.columns is set, but no table is there; set data.labels"
+                found.told
+                or (labels and f"{labels}: no table of labels; correct data.labels")
+                or "data.columns is set, but no table is there; set data.labels"
             )
-        reading = _only(tree, found, wanted, bool(columns))
+        reading = _only(_readings(tree), found, tree, wanted)
         why = "not in the table" if reading.name == "table" else "beside the class folders"
         unused = {name: f"a table that is not used: {why}" for name, why in found.unclear.items()}
         left = unused | found.left
@@ -180,15 +181,18 @@ class _Tree(NamedTuple):
 
     inside: dict[Parts, str]
     around: Parts
-    splits: Mapping[str, str] | None
+    said: Mapping[str, str] | None  # what words mean, by the user
     levels: list[dict[str, str | None]]  # the folders' names, and the splits that they stand for
+    split: int | None  # the first level with a split
 
 
-def _tree(pictures: Iterable[str], splits: Mapping[str, str] | None) -> _Tree:
+def _tree(pictures: Iterable[str], said: Mapping[str, str] | None) -> _Tree:
     inside, around = _unwrap(pictures)
     depth = min(DEEPEST, max(map(len, inside)) - 1)
     names = [{path[level] for path in inside if len(path) > level + 1} for level in range(depth)]
-    return _Tree(inside, around, splits, [meanings(each, splits) for each in names])
+    levels = [meanings(each, said) for each in names]
+    split = next((level for level, meant in enumerate(levels) if any(meant.values())), None)
+    return _Tree(inside, around, said, levels, split)
 
 
 def _unwrap(pictures: Iterable[str]) -> tuple[dict[Parts, str], Parts]:
@@ -228,22 +232,15 @@ def _part(part: str, label: str) -> str:
     return "".join(forms[piece] for piece in re.split(r"(\*|\{\w+\})", part))
 
 
-def _apply(pattern: str, names: Mapping[str, str], splits: Mapping[str, str] | None) -> list[Image]:
-    """Return the pictures whose paths match a pattern.
-
-    Args:
-        pattern: see `compiled`.
-        names: the path of each picture, by what of it is to match.
-        splits: what words mean.
+def _apply(pattern: str, tree: _Tree) -> list[Image]:
+    """Return the pictures whose paths match a pattern, see `compiled`.
 
     Raises:
         InputError: a word where a split is expected is none that is known.
     """
-    fullmatch = compiled(pattern).fullmatch
-    found = [
-        (name, match.groupdict()) for path, name in names.items() if (match := fullmatch(path))
-    ]
-    meant = splits_of({parts["split"] for _, parts in found if "split" in parts}, splits)
+    match = compiled(pattern).fullmatch
+    found = [(name, of.groupdict()) for name in tree.inside.values() if (of := match(name))]
+    meant = splits_of({parts["split"] for _, parts in found if "split" in parts}, tree.said)
     return [
         Image(
             parts["class"],
@@ -258,57 +255,238 @@ def _apply(pattern: str, names: Mapping[str, str], splits: Mapping[str, str] | N
 
 def _said(pattern: str, tree: _Tree) -> Reading:
     """Return what a pattern says, whether or not it begins with the folders around everything."""
-    below = {"/".join(path): name for path, name in tree.inside.items()}
-    whole = {name: name for name in tree.inside.values()}
-    for form, names in ((pattern, below), (pattern, whole), (f"**/{pattern}", whole)):
-        if images := _apply(form, names, tree.splits):
+    for form in ("/".join((*map(_literal, tree.around), pattern)), pattern, f"**/{pattern}"):
+        if images := _apply(form, tree):
             return Reading("pattern", pattern, images)
+    names = tree.inside.values()
     raise InputError(
-        f"data.pattern {pattern!r} matches none of the {len(whole):,} images, such as "
-        f"{min(whole)!r}; correct it"
+        f"data.pattern {pattern!r} matches none of the {len(names):,} images, such as "
+        f"{min(names)!r}; correct it"
     )
 
 
-def _only(tree: _Tree, found: tables.Labels, wanted: str, columns: bool) -> Reading:
+def _readings(tree: _Tree) -> tuple[list[Reading], str]:
+    """Return what the folders and names may mean.
+
+    Returns:
+        The readings; and a clause that says why it must be asked even if there is only one, or
+        nothing.
+    """
+    found = _by_folder(tree, tree.split)
+    found += _by_number(tree, found)
+    if tree.split is None:
+        return found, ""
+    meant = tree.levels[tree.split]
+    unknown = [word for word, split in meant.items() if split is None]
+    if not found:  # `train/cat/1.jpg`, `set/train/cat/2.jpg`
+        deep = _read("/".join((*map(_literal, tree.around), "**/{split}/{class}/*")), tree)
+        found = [each for each in deep if len(each.images) == len(tree.inside)]
+    if found and len(unknown) <= 1:  # whose pictures have no class: `seg_pred`
+        return found, ""
+    doubt = f"there are splits ({listed(meant.keys() - unknown)}) "
+    if unknown:
+        doubt += f"beside {listed(unknown)}; if these are splits, too, {remedy(unknown)}, else "
+    elif tree.split == 0:
+        pattern = shlex.quote(_pattern(tree, {0: "{class}"}))
+        doubt += f"without classes; if they are classes, set data.pattern (--pattern) to {pattern}"
+        return found, f"{doubt}, else "
+    else:
+        doubt += "beside images that are in none; "
+    return found + _by_folder(tree, None), doubt
+
+
+def _by_folder(tree: _Tree, split: int | None) -> list[Reading]:
+    """Return the readings in which the folders of one level are the classes."""
+    told = {} if split is None else {split: "{split}"}
+    found: dict[int, Reading] = {}
+    for level, names in enumerate(tree.levels):
+        if level == split or (told and all(names.values())):
+            continue  # `seg_train/seg_train/sea`: a folder around the classes
+        if not _covers(tree, level, split):
+            break
+        for read in _read(_pattern(tree, told | {level: "{class}"}), tree):
+            if read.images not in [other.images for other in found.values()]:
+                found[level] = read
+    several = {level: each for level, each in found.items() if len(_labels(each.images)) > 1}
+    more: list[dict[int, str]] = []
+    if split is not None:  # `cat_train`, `cat_test`, `dog_train`, …
+        marks = [mark for mark in "_-. " if all(mark in name for name in tree.levels[split])]
+        for mark in marks:
+            more += [{split: f"{{class}}{mark}{{split}}"}, {split: f"{{split}}{mark}{{class}}"}]
+    first, second, *_ = (*several, 0, 0)
+    pairs = {(path[first], path[second]) for path in tree.inside if len(path) > second + 1}
+    if len(several) > 1 and len(pairs) > len(tree.levels[second]):
+        # `color/apple`, `grayscale/apple`: the same folders below several, so one may be enough.
+        for one, other in ((first, second), (second, first)):
+            folders = sorted(tree.levels[one]) if len(tree.levels[one]) <= FEW else []
+            more += [told | {one: _literal(folder), other: "{class}"} for folder in folders]
+    others = [each for roles in more for each in _read(_pattern(tree, roles), tree)]
+    return [
+        *(several or found).values(),
+        *(each for each in others if len(_labels(each.images)) > 1),
+    ]
+
+
+def _covers(tree: _Tree, level: int, split: int | None) -> bool:
+    """Whether no folder is left out if the classes are at a level: only stray pictures are."""
+    deepest = max(level, split or 0)
+    deep = [path for path in tree.inside if len(path) > deepest + 1]
+    above = {path[:depth] for path in deep for depth in range(deepest + 1)}
+    strays = 0
+    for path in tree.inside:
+        if len(path) > deepest + 1 or (split is not None and split < len(path) - 1):
+            continue  # of a split's pictures, some may have no class
+        if path[:-1] not in above:
+            return False
+        strays += len(path) > 1
+    if split is None:
+        return 2 * strays <= len(deep)
+    # Beside `test` alone, the others are no strays.
+    return strays <= len(deep) and (not strays or len({*tree.levels[split].values()}) > 1)
+
+
+def _pattern(tree: _Tree, roles: Mapping[int, str]) -> str:
+    """Return the pattern in which some levels of the folders have a role."""
+    parts = [_literal(folder) for folder in tree.around]
+    for level, names in enumerate(tree.levels[: max(roles) + 1]):
+        parts.append(roles.get(level) or (_literal(*names) if len(names) == 1 else "*"))
+    return "/".join((*parts, "**"))
+
+
+def _literal(folder: str) -> str:
+    """Return a folder's name for a pattern, in which `{`, `}` and `*` have a meaning."""
+    return re.sub("[{}*]+", "*", folder)
+
+
+def _read(pattern: str, tree: _Tree) -> list[Reading]:
+    """Return what a pattern finds, if there is anything to learn from and no unknown split."""
+    try:
+        images = _apply(pattern, tree)
+    except InputError:
+        return []
+    classes: dict[str | None, set[str]] = defaultdict(set)
+    for image in images:
+        classes[image.split].add(image.label)
+    learned = classes[None] | classes["train"]
+    # `val/images`: one folder, which is no class of those to learn.
+    without = {split for split, of in classes.items() if len(of) == 1 and of.isdisjoint(learned)}
+    images = [image for image in images if image.split not in without]
+    splits_first = pattern.find("{split}") in range(pattern.find("{class}"))
+    return [Reading("splits" if splits_first else "classes", pattern, images)] if learned else []
+
+
+def _by_number(tree: _Tree, by_folder: list[Reading]) -> list[Reading]:
+    """Return the pictures named `<class>.<number>.jpg`, if all with a class are named so."""
+    meant = tree.levels[0] if tree.split == 0 else {}
+    images = []
+    labels: dict[Parts, set[str]] = defaultdict(set)
+    for path, name in tree.inside.items():
+        split = meant.get(path[0])
+        if match := _NUMBERED.fullmatch(path[-1]):
+            images.append(Image(match["label"], int(match["number"]), name, split))
+            labels[path[:-1]].add(match["label"])
+        elif split != "test":  # Kaggle's test images have no class
+            return []
+    if by_folder and max(map(len, labels.values())) == 1:
+        return []  # cat/frame.0001.jpg: the folders say more
+    if any(each.name == "splits" for each in by_folder):
+        return []  # train/cat/frame.0001.jpg
+    if None in meant.values() and len({image.split for image in images}) > 1:
+        return []  # train/cat.0.jpg, holdout/cat.1.jpg
+    return [Reading("numbered", "**/{class}.*", _one_split(images))]
+
+
+def _pairs(reading: Reading, tree: _Tree) -> tuple[list[Reading], str]:
+    """Return the readings of pictures that come in pairs by their names, as with masks, and why.
+
+    `images/1.jpg` and `masks/1.png`, `1.jpg` and `1_mask.png`, or `1.jpg` and `1.png`.
+    """
+    # Of each kind of name, the picture for each name without what makes it of this kind.
+    whole: dict[str, dict[Any, str]] = defaultdict(dict)
+    cut: dict[str, dict[Any, str]] = defaultdict(dict)
+    masked = any(plain(label) in MASKS for label in _labels(reading.images))
+    for image in reading.images:
+        *above, file = image.member.split("/")
+        folders, (stem, _, ending), split = tuple(above), file.rpartition("."), image.split or ""
+        places: dict[str, Parts] = {"*": folders}
+        if folders and (masked or image.label in folders[:-1]):
+            places[f"{_literal(folders[-1])}/*"] = folders[:-1]
+        affixes = [each for pattern in _AFFIXES if (each := pattern.search(stem))]
+        for kind, place in places.items():
+            whole[kind][place, split, stem] = image.member
+            for each in affixes:
+                core = stem[: each.start()] + stem[each.end() :]
+                form = (
+                    f"{_literal(each[0])}*" if each.end() < len(stem) else f"*{_literal(each[0])}.*"
+                )
+                cut[kind[:-1] + form][place, split, core] = image.member
+        whole[f"*.{ending}"][folders, split, stem] = image.member
+    least = max(2, len(reading.images) / 5)
+    kinds = {kind: of for kind, of in (whole | cut).items() if len(of) >= least}
+    for one, other in permutations(kinds, 2):
+        first, second = kinds[one], kinds[other]
+        same = one in whole and other in whole and "*" in (one, other) and "/" not in one + other
+        mask = any(plain(word) in MASKS for word in re.findall(r"[^\W\d_]+", other))
+        both = first.keys() & second.keys()
+        few = len(both) * 10 < len(second) * 9
+        if same or few or (one in cut and not mask) or any(first[k] == second[k] for k in both):
+            continue
+        if one == "*":  # what all but the second end with
+            rest = [name[::-1] for name in {*first.values()} - {*second.values()}]
+            one = f"*{_literal(commonprefix(rest)[::-1])}"  # noqa: PLW2901, RUF071
+        begin = reading.pattern.removesuffix("**")
+        found = [each for kind in (one, other) for each in _read(begin + kind, tree)]
+        found = [each for each in found if each.images != reading.images]
+        told = " and ".join(repr(of[min(both)]) for of in (first, second))
+        more = "" if len(found) > 1 else "move one of each pair away, or else "
+        return found, f"{told} are a pair by their names; {more}"
+    return [], ""
+
+
+def _only(
+    readings: tuple[list[Reading], str], found: tables.Labels, tree: _Tree, wanted: str
+) -> Reading:
     """Return the only reading of folders and tables; refuse none, or more than one.
 
     Args:
-        tree: the folders.
+        readings: of the folders and names, and a doubt; see `_readings`.
         found: what tables say.
+        tree: the folders.
         wanted: a layout, or `auto`.
-        columns: whether the user names columns, so that there must be a table.
     """
-    possible, parts, doubt = _readings(tree)
+    possible, doubt = readings
     # Folders of one class are none: `images/1.jpg` beside a table.
     several = [each for each in possible if len(_labels(each.images)) > 1]
     rows = found.rows
     if several and not found.sure and wanted != "table":
         rows = {member: row._replace(label="") for member, row in rows.items()}
     table, unknown = _by_table(rows, tree)
-    unclear = "; ".join(f"{name}: {why}" for name, why in list(found.unclear.items())[:3])
-    if unclear and not table and (wanted == "table" or not several or (columns and not rows)):
-        raise InputError(f"no classes found: {unclear}")
-    possible = several if several or table else possible
+    if found.told and not table and (wanted == "table" or not several):
+        raise InputError(f"no classes found: {found.told}")
+    possible = several if several or table else possible[:1]
     if wanted != "auto":
-        names = {each.name: each for each in possible} | ({"table": table} if table else {})
+        names = dict.fromkeys([*(each.name for each in possible), *["table"] * bool(table)])
         if names and wanted not in names:
             raise InputError(f"data.layout {wanted} does not fit; possible: {', '.join(names)}")
         possible = [each for each in possible if each.name == wanted]
         table = table if wanted == "table" else []
         doubt = doubt if len(possible) > 1 else ""
     if len(possible) == 1 and not doubt:
-        parts, doubt = _pairs(possible[0], tree)
-    if rows:
-        agreeing = [done for each in possible if (done := _completed(each, table, rows))]
-        if agreeing and len(possible) == 1 and not doubt:
-            possible = agreeing
-        elif table:
-            possible = agreeing or [each for each in possible if not _one_stem(each.images)]
-            if not unknown and (agreeing or not possible):  # what is in doubt, the table decides
-                possible, parts, doubt = [], [], ""
-            possible.append(Reading("table", None, _one_split(table)))
+        others, doubt = _pairs(possible[0], tree)
+        possible += others
+    agreeing = [done for each in possible if rows and (done := _completed(each, table, rows))]
+    if agreeing and len(possible) == 1 and not doubt:
+        possible = agreeing
+    elif table:
+        possible = agreeing or [each for each in possible if not _one_stem(each.images)]
+        many = 2 * len(table) >= max((len(each.images) for each in possible), default=0)
+        if many and not unknown and (agreeing or not possible):
+            possible, doubt = [], ""  # what is in doubt, the table decides
+        elif len(possible) == 1 and not agreeing:
+            doubt += _contradiction(possible[0], rows)
+        possible.append(Reading("table", "", _one_split(table)))
     if unknown and not doubt:
-        splits_of(unknown, tree.splits)
+        splits_of(unknown, tree.said)
     if not possible:
         without = [name for path, name in tree.inside.items() if not _NUMBERED.fullmatch(path[-1])]
         raise InputError(
@@ -322,7 +500,7 @@ def _only(tree: _Tree, found: tables.Labels, wanted: str, columns: bool) -> Read
     told = " or ".join(
         f"{_classes(each.images)} "
         f"({f'pattern {shlex.quote(each.pattern)}' if each.pattern else 'layout table'})"
-        for each in (*possible, *parts)
+        for each in possible
     )
     raise InputError(
         f"ambiguous, {doubt}the classes may be {told}; set data.pattern or data.layout (--pattern, "
@@ -334,20 +512,19 @@ def _by_table(rows: Mapping[str, tables.Row], tree: _Tree) -> tuple[list[Image],
     """Return the pictures of which tables say the class.
 
     Returns:
-        The pictures; and the folders beside those of splits, in which some are, of which nothing
-        says what they are.
+        The pictures; and the folders beside those of splits in which some of them are, where
+        nothing says which split that is.
     """
-    at = next((at for at, meant in enumerate(tree.levels) if any(meant.values())), 0)
-    meant = tree.levels[at] if tree.levels else {}
+    meant = {} if tree.split is None else tree.levels[tree.split]
     images: list[Image] = []
     unknown: dict[str, None] = {}
     for path, name in tree.inside.items():
         row = rows.get(name, tables.Row())
-        folder = path[at] if len(path) > at + 1 else ""
+        folder = "".join(path[:-1][tree.split :][:1])
         split = row.split or meant.get(folder) or row.of_table
         if row.label:
             images.append(Image(row.label, None, name, split))
-            if not split and folder and any(meant.values()):
+            if not split and folder in meant:
                 unknown[folder] = None
     return images, unknown
 
@@ -389,192 +566,13 @@ def _completed(
     return reading._replace(images=_one_split([*images, *more]))
 
 
-def _readings(tree: _Tree) -> tuple[list[Reading], list[Reading], str]:
-    """Return what the folders and names may mean.
-
-    Returns:
-        The readings; others that take a part of the pictures; and a clause that says why it must be
-        asked, even if there is only one, or nothing.
-    """
-    at = next((at for at, meant in enumerate(tree.levels) if any(meant.values())), None)
-    found, parts = _by_folder(tree, at)
-    found += _by_number(tree, at, found)
-    if at is None:
-        return found, parts, ""
-    unknown = [word for word, split in tree.levels[at].items() if split is None]
-    if not found:  # `train/cat/1.jpg`, `set/train/cat/2.jpg`
-        deep = _read("/".join((*map(_literal, tree.around), "**/{split}/{class}/*")), tree)
-        found = [each for each in deep if len(each.images) == len(tree.inside)]
-    if found and len(unknown) <= 1:  # whose pictures have no class: `seg_pred`
-        return found, parts, ""
-    doubt = f"there are splits ({listed(tree.levels[at].keys() - unknown)}) "
-    if unknown:
-        doubt += f"beside {listed(unknown)}; if these are splits, too, {remedy(unknown)}, else "
-    elif at == 0:
-        pattern = shlex.quote(_pattern(tree, {0: "{class}"}))
-        doubt += (
-            f"without classes; if they are classes, set data.pattern (--pattern) to {pattern}, "
-        )
-        return found, parts, f"{doubt}else "
-    else:
-        doubt += "beside images that are in none; "
-    return found + _by_folder(tree, None, () if unknown else (at,))[0], parts, doubt
-
-
-def _by_folder(
-    tree: _Tree, split: int | None, never: Collection[int] = ()
-) -> tuple[list[Reading], list[Reading]]:
-    """Return the readings in which the folders of one level are the classes; and parts of them."""
-    told = {} if split is None else {split: "{split}"}
-    found: dict[int, Reading] = {}
-    for level, names in enumerate(tree.levels):
-        if level in (split, *never) or (told and all(names.values())):
-            continue  # `seg_train/seg_train/sea`: a folder around the classes
-        if not _covers(tree, level, split):
-            break
-        for read in _read(_pattern(tree, told | {level: "{class}"}), tree):
-            if read.images not in [other.images for other in found.values()]:
-                found[level] = read
-    several = {level: each for level, each in found.items() if len(_labels(each.images)) > 1}
-    possible = list(several.values()) or list(found.values())[:1]
-    if split is not None:  # `cat_train`, `cat_test`, `dog_train`, …
-        marks = [mark for mark in "_-. " if all(mark in name for name in tree.levels[split])]
-        both = [(f"{{class}}{mark}{{split}}", f"{{split}}{mark}{{class}}") for mark in marks]
-        fused = [each for one in chain(*both) for each in _read(_pattern(tree, {split: one}), tree)]
-        possible += [each for each in fused if len(_labels(each.images)) > 1]
-    first, second, *_ = (*several, 0, 0)
-    pairs = {(path[first], path[second]) for path in tree.inside if len(path) > second + 1}
-    if len(several) < 2 or len(pairs) == len(tree.levels[second]):
-        return possible, []
-    # `color/apple`, `grayscale/apple`: the same folders below several, so one may be enough.
-    return possible, [
-        each
-        for one, other in ((first, second), (second, first))
-        for folder in (sorted(tree.levels[one]) if len(tree.levels[one]) <= FEW else ())
-        for each in _read(_pattern(tree, told | {one: _literal(folder), other: "{class}"}), tree)
-        if len(_labels(each.images)) > 1
-    ]
-
-
-def _covers(tree: _Tree, level: int, split: int | None) -> bool:
-    """Whether no folder is left out if the classes are at a level: only stray pictures are."""
-    deepest = max(level, split or 0)
-    deep = [path for path in tree.inside if len(path) > deepest + 1]
-    above = {path[:depth] for path in deep for depth in range(deepest + 1)}
-    strays = 0
-    for path in tree.inside:
-        if len(path) > deepest + 1 or (split is not None and split < len(path) - 1):
-            continue  # of a split's pictures, some may have no class
-        if path[:-1] not in above:
-            return False
-        strays += len(path) > 1
-    if split is None:
-        return 2 * strays <= len(deep)
-    # Beside `test` alone, the others are no strays.
-    return strays <= len(deep) and (not strays or len({*tree.levels[split].values()}) > 1)
-
-
-def _pattern(tree: _Tree, roles: Mapping[int, str]) -> str:
-    """Return the pattern in which some levels of the folders have a role."""
-    parts = [_literal(folder) for folder in tree.around]
-    for level, names in enumerate(tree.levels[: max(roles) + 1]):
-        parts.append(roles.get(level) or (_literal(*names) if len(names) == 1 else "*"))
-    return "/".join((*parts, "**"))
-
-
-def _literal(folder: str) -> str:
-    """Return a folder's name for a pattern, in which `{`, `}` and `*` have a meaning."""
-    return re.sub("[{}*]+", "*", folder)
-
-
-def _read(pattern: str, tree: _Tree) -> list[Reading]:
-    """Return what a pattern finds, if there is anything to learn from and no unknown split."""
-    try:
-        images = _apply(pattern, {name: name for name in tree.inside.values()}, tree.splits)
-    except InputError:
-        return []
-    classes: dict[str | None, set[str]] = defaultdict(set)
-    for image in images:
-        classes[image.split].add(image.label)
-    learned = classes[None] | classes["train"]
-    # `val/images`: one folder, which is no class of those to learn.
-    without = {split for split, of in classes.items() if len(of) == 1 and of.isdisjoint(learned)}
-    images = [image for image in images if image.split not in without]
-    splits_first = pattern.find("{split}") in range(pattern.find("{class}"))
-    return [Reading("splits" if splits_first else "classes", pattern, images)] if learned else []
-
-
-def _by_number(tree: _Tree, split: int | None, by_folder: list[Reading]) -> list[Reading]:
-    """Return the pictures named `<class>.<number>.jpg`, if all with a class are named so."""
-    meant = tree.levels[0] if split == 0 else {}
-    images = []
-    for path, name in tree.inside.items():
-        match = _NUMBERED.fullmatch(path[-1])
-        known = meant.get(path[0]) if len(path) > 1 else None
-        if match:
-            images.append(Image(match["label"], int(match["number"]), name, known))
-        elif known != "test":  # Kaggle's test images have no class
-            return []
-    labels: dict[str, set[str]] = defaultdict(set)
-    for image in images:
-        labels[image.member.rpartition("/")[0]].add(image.label)
-    if by_folder and max(map(len, labels.values())) == 1:
-        return []  # cat/frame.0001.jpg: the folders say more
-    if any(each.name == "splits" for each in by_folder):
-        return []  # train/cat/frame.0001.jpg
-    if len({image.split for image in images}) == 1:
-        images = [image._replace(split=None) for image in images]
-    elif None in meant.values():
-        return []  # train/cat.0.jpg, holdout/cat.1.jpg
-    return [Reading("numbered", "**/{class}.*", images)]
-
-
-def _pairs(reading: Reading, tree: _Tree) -> tuple[list[Reading], str]:
-    """Return the readings of pictures that come in pairs by their names, as with masks, and why.
-
-    `images/1.jpg` and `masks/1.png`, `1.jpg` and `1_mask.png`, or `1.jpg` and `1.png`.
-    """
-    # Of each kind of name, the picture for each name without what makes it of this kind.
-    whole: dict[str, dict[Any, str]] = defaultdict(dict)
-    cut: dict[str, dict[Any, str]] = defaultdict(dict)
-    masked = any(plain(label) in MASKS for label in _labels(reading.images))
-    for image in reading.images:
-        *above, file = image.member.split("/")
-        folders, (stem, _, ending) = tuple(above), file.rpartition(".")
-        places = {"*": folders}
-        if folders and (masked or image.label in folders[:-1]):
-            places[f"{_literal(folders[-1])}/*"] = folders[:-1]
-        affixes = [each for pattern in _AFFIXES if (each := pattern.search(stem))]
-        for kind, place in places.items():
-            whole[kind][place, image.split, stem] = image.member
-            for each in affixes:
-                core = stem[: each.start()] + stem[each.end() :]
-                form = (
-                    f"{_literal(each[0])}*" if each.end() < len(stem) else f"*{_literal(each[0])}.*"
-                )
-                cut[kind[:-1] + form][place, image.split, core] = image.member
-        whole[f"*.{ending}"][folders, image.split, stem] = image.member
-    for one, other in permutations((*whole, *cut), 2):
-        first, second = ((whole | cut)[kind] for kind in (one, other))
-        same = one in whole and other in whole and "*" in (one, other) and "/" not in one + other
-        mask = any(plain(word) in MASKS for word in re.findall(r"[^\W\d_]+", other))
-        enough = len(second) > 1 and 5 * min(len(first), len(second)) >= len(reading.images)
-        if same or not enough or (one in cut and not mask) or not reading.pattern:
-            continue
-        both = first.keys() & second.keys()
-        if len(both) * 10 < len(second) * 9 or any(first[key] == second[key] for key in both):
-            continue
-        if one == "*":  # what all but the second end with
-            rest = [name[::-1] for name in {*first.values()} - {*second.values()}]
-            ends = takewhile(lambda two: two[0] == two[1], zip(min(rest), max(rest), strict=False))
-            one = f"*{_literal(''.join(end for end, _ in ends)[::-1])}"  # noqa: PLW2901
-        begin = reading.pattern.removesuffix("**")
-        found = [each for kind in (one, other) for each in _read(begin + kind, tree)]
-        found = [each for each in found if each.images != reading.images]
-        told = " and ".join(repr(of[min(both)]) for of in (first, second))
-        more = "" if len(found) > 1 else "move one of each pair away, or else "
-        return found, f"{told} are a pair by their names; {more}"
-    return [], ""
+def _contradiction(reading: Reading, rows: Mapping[str, tables.Row]) -> str:
+    """Return a clause about the first picture of which a table says another class, if any."""
+    for member, label in ((image.member, image.label) for image in reading.images):
+        other = rows.get(member, tables.Row()).label
+        if other not in ("", label):
+            return f"{member!r} is {label!r} by its path and {other!r} in a table; "
+    return ""
 
 
 def _number(name: str, label: str) -> int | None:

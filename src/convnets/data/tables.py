@@ -59,6 +59,11 @@ class Labels(NamedTuple):
     unclear: dict[str, str]  # why tables are not used, and what makes them clear
     sure: bool  # the classes are not only the numbers in a column of any name
 
+    @property
+    def told(self) -> str:
+        """Why tables are not used, for a message; or nothing."""
+        return "; ".join(f"{name}: {why}" for name, why in list(self.unclear.items())[:3])
+
 
 class UnclearError(Exception):
     """A table has no reading, or several. The message says what makes it clear."""
