@@ -23,6 +23,7 @@ LAYOUTS: dict[str, Callable[[int], str]] = {
     "one folder each": lambda n: f"class{n % 10}/{n}/1.jpg",
     "the same folders below": lambda n: f"fold{n % 5}/class{n // 5 % 10}/{n}.jpg",
     "masks": lambda n: f"class{n // 2 % 10}/{n // 2}{('', '_mask')[n % 2]}.png",
+    "a word each": lambda n: f"class{n % 10}/x{n}_{''.join(chr(97 + int(d)) for d in str(n))}.jpg",
     "deep": lambda n: f"class{n % 10}/" + "/".join(str(n % 7) * 30) + f"/{n}.jpg",
     "flat": lambda n: f"{n}.jpg",
 }

@@ -187,7 +187,7 @@ def test_class_folders_take_the_split_of_a_table_that_agrees(with_label):
     assert found.name == "classes"
     assert {i.member: i.split for i in found.images}["cat/c1.jpg"] == "validation"
     split[2] = "holdout"
-    with pytest.raises(InputError, match=r"x\.csv: 'holdout' in the column set .*data\.splits"):
+    with pytest.raises(InputError, match=r"x\.csv: column set: 'holdout' .*data\.splits"):
         read(FOLDERS, {"x.csv": rows(FOLDERS, kind, split, header="f,animal,set")})
 
 
@@ -292,7 +292,7 @@ REFUSED = {
     "no words of splits": (
         FLAT,
         rows(FLAT, AB, [n % 3 for n in EIGHT], header="f,k,partition"),
-        r"'0', '1', '2' in the column partition .*data\.splits .*\"0\": \"test\"",
+        r"column partition: '0', '1', '2' .*data\.splits .*\"0\": \"test\"",
     ),
     "damaged JSON": (FLAT, '{"f": "0.jpg"}\n{"f"', "not a table"),
     "deep JSON": (FLAT, "[" * 100_000, "not a table"),

@@ -7,7 +7,6 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
-from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -130,15 +129,12 @@ def _look(files: Files, found: Layout) -> tuple[dict[str, Any], dict[str, str]]:
 def _all_learned(chosen: dict[str, list[layout.Image]], unreadable: Mapping[str, str]) -> None:
     """Refuse a class of which no picture of a split can be read: the run would stop there."""
     for split, of_split in chosen.items():
-        by_class = groupby(of_split, key=lambda image: image.label)
-        for label, members in ((label, [i.member for i in found]) for label, found in by_class):
-            if unreadable.keys() >= set(members):
-                reasons = by_reason({member: unreadable[member] for member in members})
-                told = ", ".join(f"{found['files']:,} {why}" for why, found in reasons.items())
-                raise InputError(
-                    f"class {label!r} has no image for {split} that can be read ({told}), such as "
-                    f"{members[0]!r}; repair or remove it, or add others"
-                )
+        readable = {image.label for image in of_split if image.member not in unreadable}
+        for member, label in ((i.member, i.label) for i in of_split if i.label not in readable):
+            raise InputError(
+                f"class {label!r} has no image for {split} that can be read, such as {member!r}: "
+                f"{unreadable[member]}; repair or remove it, or add others"
+            )
 
 
 def _counts(found: Layout) -> dict[str, dict[str, int]]:

@@ -65,17 +65,20 @@ def meanings(words: Collection[str], said: Mapping[str, str] | None) -> dict[str
     return meant
 
 
-def splits_of(words: Collection[str], said: Mapping[str, str] | None) -> dict[str, str]:
+def splits_of(
+    words: Collection[str], said: Mapping[str, str] | None, where: str = ""
+) -> dict[str, str]:
     """Return the split for which each word stands, where nothing but splits is expected.
 
     Raises:
-        InputError: a word is none that is known.
+        InputError: a word is none that is known. The message begins with `where`.
     """
     meant = meanings(words, said)
     unknown = sorted(word for word, split in meant.items() if split is None)
     if unknown:
         raise InputError(
-            f"{listed(unknown)} is no split that is known; {remedy(unknown)}, or move it away"
+            f"{where}{listed(unknown)} is no split that is known; {remedy(unknown)}, or leave "
+            "it out"
         )
     return {word: split for word, split in meant.items() if split}
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, partial
 from itertools import zip_longest
+from os.path import commonprefix
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
@@ -158,7 +159,7 @@ class _Index:
             wanted = (last, *folders)
             place = bisect_left(ordered, (wanted,))
             near = ordered[max(place - 1, 0) : place + 1]
-            common = wanted[: max(_common(wanted, key) for key, _ in near)]
+            common = max((commonprefix([wanted, key]) for key, _ in near), key=len)  # noqa: RUF071
             if common:
                 first = bisect_left(ordered, (common,))
                 found = [e for e in ordered[first : first + 2] if e[0][: len(common)] == common]
@@ -173,14 +174,6 @@ def _key(path: str) -> Parts:
     """Return the parts of a path from its end, in one form of Unicode and of letters."""
     plain = unicodedata.normalize("NFC", path.replace("\\", "/")).casefold()
     return tuple(part for part in plain.split("/")[::-1] if part not in ("", ".", ".."))
-
-
-def _common(one: Parts, other: Parts) -> int:
-    """Return how many parts at the start two have in common."""
-    for count, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return count
-    return min(len(one), len(other))
 
 
 def _ending(cell: str) -> str:
@@ -263,7 +256,7 @@ class _Table:
         words: Mapping[str, str] | None,
     ) -> None:
         self.name, self.index, self.told = name, index, told
-        self.meanings = partial(splits.meanings, said=words)
+        self.said = words
         self.split_of = cache(partial(splits.split_of, said=words))
         self.of_table = self.split_of(_KINDS.sub("", PurePosixPath(name).stem))
         self.sure = True
@@ -381,24 +374,17 @@ class _Table:
         if self.told.split is not None:
             place = _place(self.told.split, self.titles)
         else:
-            words = [set(column) for column in self.cells]
-            likely = [
-                title.casefold() in ("split", "partition")
-                or (len(each) <= SMALL and len({*self.meanings(each).values()} - {None}) > 1)
-                for title, each in zip(self.titles, words, strict=True)
-            ]
-            if not any(likely):
+            for place, column in enumerate(self.cells):
+                words = {*column}
+                meant = splits.meanings(words if len(words) <= SMALL else (), self.said)
+                called = self.titles[place].casefold() in ("split", "partition")
+                if called or len({*meant.values()} - {None}) > 1:
+                    break
+            else:
                 return None
-            place = likely.index(True)
         column, title = self.cells.pop(place), self.titles.pop(place)
-        meant = self.meanings({*column} - {""})
-        unknown = [word for word, split in meant.items() if split is None]
-        if unknown:
-            raise InputError(
-                f"{self.name}: {splits.listed(unknown)} in the column {title} is no split that is "
-                f"known; {splits.remedy(unknown)}"
-            )
-        return [meant.get(word) or "" for word in column]
+        meant = splits.splits_of({*column} - {""}, self.said, f"{self.name}: column {title}: ")
+        return [meant.get(word, "") for word in column]
 
     def _labels(self) -> list[str] | None:
         """Return the class in each row, if a column or one column for each class has it."""
@@ -482,13 +468,9 @@ def _place(title: str, titles: list[str]) -> int:
 
 
 def _asked(what: str, titles: list[str], also: str = "") -> UnclearError:
-    ways = " or ".join(f"data.columns: {{{what}: {_quoted(each)}}}" for each in titles[:SMALL])
+    quoted = [t if t.isidentifier() else json.dumps(t, ensure_ascii=False) for t in titles[:SMALL]]
+    ways = " or ".join(f"data.columns: {{{what}: {each}}}" for each in quoted)
     return UnclearError(f"the {what} may be in {_listed(titles)}; set {ways}{also}")
-
-
-def _quoted(word: str) -> str:
-    """Return a word as YAML reads it."""
-    return word if word.isidentifier() else json.dumps(word, ensure_ascii=False)
 
 
 def _listed(titles: list[str]) -> str:
