@@ -86,8 +86,8 @@ def test_the_full_preset_is_the_book_s_on_all_photographs(root):
         ({"mnist": 5}, "mnist:"),
         ({"train_old": {"epochs": 1, "units": 8}}, "train_old.features: field required; add it"),
         ({"train_feature_head.schedul": 1}, "schedul: unknown key; did you mean schedule?"),
-        ({"train_feature_head.features": ["mirrored"]}, "features must be [images] or [views]"),
-        ({"train_feature_head.features": ["pixels"]}, "input should be 'images', 'views'"),
+        ({"train_feature_head.features": "pixels"}, "input should be 'images' or 'views'"),
+        ({"train_feature_head.mirrored": "both"}, "mirrored: input should be a valid boolean"),
         ({"train_probe": {"epochs": 3}}, "train_probe.batch_size: field required; add it"),
         ({"subset.test": 0}, "subset.test"),
         ({"subset.test": 1.5}, "subset.test"),
@@ -159,7 +159,7 @@ def test_a_message_is_short_whatever_it_quotes(root, tmp_path):
 
 def test_a_stage_gets_its_own_section_with_the_epochs_of_all(write):
     head = params.load(write({})).of("train_mirrored_head", params.HeadTraining)
-    assert (head.features, head.architecture) == (("views", "mirrored"), "normalised")
+    assert (head.features, head.mirrored, head.architecture) == ("views", True, "normalised")
     assert head.epochs == 15
     changed = params.load(write({"epochs": 3}))
     for stage, kind in (

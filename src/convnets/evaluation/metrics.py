@@ -3,7 +3,7 @@
 To add a metric, add a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
-from convnets.models.saved import Record
+from convnets.models import answers
+
+Epoch = Mapping[Hashable, Any]  # its loss, accuracy, val_loss and val_accuracy
 
 
 class Predictions(NamedTuple):
@@ -42,7 +44,7 @@ class Metric(NamedTuple):
     name: str  # the column, and the name in MLflow and DVC
     title: str  # for display
     format: str  # Python's format of the number
-    score: Callable[[Predictions, Record], float]
+    score: Callable[[Predictions, Epoch], float]
     compared: bool = False  # DVC shows it when experiments are compared
 
 
@@ -67,9 +69,8 @@ def cross_entropy(tested: Predictions) -> float:
 
 def area(tested: Predictions) -> float:
     """Return the area under the ROC curve: one against the rest for more than two classes."""
-    binary = tested.probabilities.shape[1] == 2
-    scores = tested.probabilities[:, 1] if binary else tested.probabilities
-    return float(roc_auc_score(tested.labels, scores, multi_class="ovr"))
+    order = answers.ranking(tested.probabilities)
+    return float(roc_auc_score(tested.labels, order, multi_class="ovr"))
 
 
 METRICS = (
@@ -100,21 +101,26 @@ METRICS = (
         "val_accuracy",
         "validation accuracy",
         "{:.1%}",
-        lambda _, record: record.history[record.best - 1]["val_accuracy"],
+        lambda _, kept: float(kept["val_accuracy"]),
         compared=True,
     ),
     Metric(
         "val_loss",
         "validation log loss",
         "{:.4f}",
-        lambda _, record: record.history[record.best - 1]["val_loss"],
+        lambda _, kept: float(kept["val_loss"]),
         compared=True,
     ),
 )
 
 
-def score(tested: Predictions, record: Record) -> dict[str, float]:
-    """Return all metrics of a model, and the interval of its test accuracy, `low` and `high`."""
+def score(tested: Predictions, kept: Epoch) -> dict[str, float]:
+    """Return all metrics of a model, and the interval of its test accuracy, `low` and `high`.
+
+    Args:
+        tested: its predictions for the test split.
+        kept: the row of its history for the epoch whose weights were kept.
+    """
     low, high = interval(tested.correct, len(tested.labels))
-    found = {metric.name: metric.score(tested, record) for metric in METRICS}
+    found = {metric.name: metric.score(tested, kept) for metric in METRICS}
     return found | {"low": low, "high": high}

@@ -19,7 +19,7 @@ from convnets.base import console
 from convnets.base.console import InputError
 from convnets.base.files import atomic, root
 from convnets.data import archive, images, layout
-from convnets.models import architectures, saved
+from convnets.models import answers, saved
 from convnets.tracking import store
 
 BATCH = 32
@@ -57,7 +57,7 @@ def load(name: str) -> tuple[keras.Model, list[str]]:
     shape = model.input_shape[1:]
     if len(shape) != 3 or shape[0] != shape[1] or shape[2] != 3:
         raise InputError(f"{name}: takes {shape}, not square RGB images; choose another --model")
-    if len(classes) != max(2, model.output_shape[-1]):
+    if len(classes) != answers.classes(model):
         raise InputError(f"{name}: {len(classes)} class names do not match its output; train again")
     return model, classes
 
@@ -154,7 +154,7 @@ def predict(
                 failed(name, getattr(error, "strerror", None) or str(error))
         if read:
             pixels = np.stack(decoded)
-            outputs = architectures.by_class(
+            outputs = answers.by_class(
                 model.predict_on_batch(pixels) if compiled else np.asarray(model(pixels))
             )
             if explained is not None:

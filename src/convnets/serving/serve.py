@@ -27,7 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from convnets.base.console import InputError, say
 from convnets.data import images, page
-from convnets.models import architectures
+from convnets.models import answers
 from convnets.serving import predict
 
 HOST = "127.0.0.1"
@@ -87,7 +87,7 @@ def answer(
             rows[place] = {"file": name, "error": str(error)}
     if decoded:
         pixels = np.stack(list(decoded.values()))
-        outputs = architectures.by_class(model.predict_on_batch(pixels))
+        outputs = answers.by_class(model.predict_on_batch(pixels))
         for place, row in zip(decoded, outputs, strict=True):
             rows[place] = predict.row(predict.Prediction(files[place][0], row), classes)
         if evidence:
