@@ -28,7 +28,7 @@ from PIL import Image
 
 from convnets.data import sample
 from convnets.models import architectures, saved
-from convnets.models.saved import Record
+from convnets.models.saved import Kind, Record
 
 REQUESTS, CLIENTS = 200, 4
 ROOT = Path(__file__).parents[1]
@@ -208,11 +208,7 @@ def main() -> None:
             book=None,
             book_split="test",
             classes=["cat", "dog", "none"],
-            part=None,
-            inputs=[],
-            labels="",
-            history=[],
-            monitor="val_loss",
+            kind=Kind.IMAGES,
         )
         saved.save(architectures.plain(180, 3, 0), model, record)
         rows = []

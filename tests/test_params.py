@@ -95,8 +95,8 @@ def test_the_full_preset_is_the_book_s_on_all_photographs(preset):
         ({"mnist": 5}, "mnist:"),
         ({"train_old": {"epochs": 1, "units": 8}}, "train_old.features: field required; add it"),
         ({"train_feature_head.schedul": 1}, "schedul: unknown key; did you mean schedule?"),
-        ({"train_feature_head.features": ["mirrored"]}, "features must be [images] or [views]"),
-        ({"train_feature_head.features": ["pixels"]}, "input should be 'images', 'views'"),
+        ({"train_feature_head.features": "pixels"}, "input should be 'images' or 'views'"),
+        ({"train_feature_head.mirrored": "both"}, "mirrored: input should be a valid boolean"),
         ({"train_probe": {"epochs": 3}}, "train_probe.batch_size: field required; add it"),
         ({"subset.test": 0}, "subset.test"),
         ({"subset.test": 1.5}, "subset.test"),
@@ -108,7 +108,7 @@ def test_the_full_preset_is_the_book_s_on_all_photographs(preset):
         ),
         ({"augmentation.zom": 0}, "augmentation.zom: unknown key; did you mean zoom?"),
         ({"augmentation.flip": "vertical"}, "augmentation.flip: input should be 'horizontal' or"),
-        ({"augmentation.flip": "none"}, "train_mirrored_head.features to [views]"),
+        ({"augmentation.flip": "none"}, "train_mirrored_head.mirrored to false"),
         ({"augmentation.flip": "none"}, "train_residual.mirrored to false, train_residual.augm"),
         ({"train_residual.augmentation.flip": "none"}, "set train_residual.mirrored to false"),
         (
@@ -133,7 +133,7 @@ def test_what_is_wrong_is_named(write, changes, expected):
 def test_where_left_and_right_differ_nothing_is_mirrored(write):
     none = {
         "augmentation.flip": "none",
-        "train_mirrored_head.features": ["views"],
+        "train_mirrored_head.mirrored": False,
         "train_residual.mirrored": False,
         "train_residual.augmentation.flip": "none",
     }
@@ -206,7 +206,7 @@ def test_a_message_is_short_whatever_it_quotes(root, tmp_path):
 
 def test_a_stage_gets_its_own_section_with_the_epochs_of_all(write):
     head = params.load(write({})).of("train_mirrored_head", params.HeadTraining)
-    assert (head.features, head.architecture) == (("views", "mirrored"), "normalised")
+    assert (head.features, head.mirrored, head.architecture) == ("views", True, "normalised")
     assert head.epochs == 15
     changed = params.load(write({"epochs": 3}))
     for stage, kind in (

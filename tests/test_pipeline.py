@@ -22,6 +22,8 @@ from dvc.stage import Stage
 from playwright.sync_api import Page, expect
 
 from convnets.base import files
+from convnets.models import saved
+from convnets.models.answers import by_class, probabilities
 from tests.clusters import nodes
 from tests.commands import (
     ROOT,
@@ -234,6 +236,19 @@ def test_the_cache_agrees_with_the_models(clone):
     runs = clone.runs().set_index("tags.stage")
     for stage in ON_CACHE:
         assert runs.loc[stage, "metrics.cache_disagreement"] < 0.02
+
+
+def test_the_answers_are_those_of_the_models(clone):
+    """For each test image, a row: what the model makes of its pixels."""
+    pixels = np.load(clone.folder / "dvc-outs/images/test.npy")
+    for stage in OF_IMAGES:
+        folder = clone.folder / "dvc-outs/trained" / stage
+        names = {"history.csv", "model.keras", "test.npy", "validation.npy"}
+        assert {path.name for path in folder.iterdir()} == names
+        logits = np.load(folder / "test.npy")
+        assert (logits.dtype, len(logits)) == (np.float32, len(pixels))
+        made = by_class(saved.load(folder / "model.keras").predict(pixels, verbose=0))
+        assert probabilities(logits) == pytest.approx(made, abs=0.02), stage  # the cache's rounding
 
 
 @pytest.fixture(scope="module")
@@ -522,11 +537,12 @@ PROBE = """
       - dvc-outs/features
       - dvc-outs/images
     params: [class_weight, epochs, monitor, precision, seed, train_linear_probe]
-    outs: [dvc-outs/trained/train_linear_probe.keras]
+    outs: [dvc-outs/trained/train_linear_probe]
 """
 PROBE_PARAMS = """
 train_linear_probe:
-  features: [images, mirrored]
+  features: images
+  mirrored: true
   architecture: dense
   epochs: 3
   batch_size: 32
@@ -575,8 +591,8 @@ def test_a_new_head_is_a_block_and_a_section(clone):
             path.write_text(text)
     # DVC does not see that its stage is gone: its file must go too, as CONTRIBUTING.md says.
     left = clone.run("dvc", "repro", "--single-item", "--force", "evaluate", status=255)
-    assert "dvc-outs/trained/train_linear_probe.keras: no stage makes it; remove it" in left
-    (clone.folder / "dvc-outs/trained/train_linear_probe.keras").unlink()
+    assert "rm -r dvc-outs/trained/train_linear_probe" in left
+    shutil.rmtree(clone.folder / "dvc-outs/trained/train_linear_probe")
     assert executed(clone.run("dvc", "repro")) == ["evaluate"]  # never from DVC's run cache
     table = pd.read_csv(metrics / "comparison.csv", index_col="model")
     assert "train_linear_probe" not in table.index

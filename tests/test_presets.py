@@ -21,7 +21,8 @@ data:
   path: /pictures # of the lab
 views: {count: 3}
 train_probe:
-  features: [images]
+  features: images
+  mirrored: false
   architecture: dense
   epochs: 3
   batch_size: 32
@@ -107,7 +108,7 @@ def test_settings_are_read_as_by_dvc_and_comments_stay(project):
         'data.path="/my pictures/(1) ü"',
         "views.count=0",
         "fine_tune.learning_rate=0.00002",
-        "train_feature_head.features=[images,mirrored]",
+        "train_feature_head.features=views",
         "data.columns={file: name}",
     ]
     presets.write("photos", settings)
@@ -119,7 +120,7 @@ def test_settings_are_read_as_by_dvc_and_comments_stay(project):
         2e-5,
     )
     assert p.data.columns == params.Columns(file="name")
-    assert "  features: [images, mirrored] # images or views" in written
+    assert "  features: views # or views: of the augmented views" in written
     before = presets.compose("photos").splitlines()
     assert written.count("#") == "\n".join(before).count("#")
     assert len(set(written.splitlines()) - set(before)) == 5

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from convnets.evaluation import explain, figures, report, scores
-from convnets.evaluation.calibration import Outputs
 from convnets.evaluation.metrics import Predictions
-from convnets.models import architectures
+from convnets.models.saved import Kind
+from convnets.training.trained import Trained, by_epoch
 from tests.commands import TRAINING, command, record
 
 HOSTILE = ["<script>alert(1)</script>", "a$\\frac$b", "\"'onload=x&", "고양이"]
@@ -24,25 +24,22 @@ def results(
 ) -> scores.Results:
     """Results of models on five images of each class, random or all right."""
     chance = np.random.default_rng(0)
-    keras.utils.set_random_seed(0)
-    convnet = architectures.plain(SIZE, len(classes), 0)
-    trained, tested, validated = {}, {}, {}
+    history = by_epoch([{"accuracy": 0.5, "loss": 0.7, "val_accuracy": 0.5, "val_loss": 0.7}])
+    trained, known_labels = {}, {}
     for stage in stages:
         name = stage.replace("@", "_")
-        digits = {"labels": "dvc-outs/mnist.npz"} if "--digits" in command(stage) else {}
-        part = {} if "stages.train_convnet" in command(stage) else {"part": "head"}
+        digits = {"kind": "digits"} if "--digits" in command(stage) else {}
         of_classes = list("0123456789") if digits else classes
         book = {"book": 0.9, "book_split": "validation"} if name == "train_feature_head" else {}
-        known = record(of_classes, title=f"title of {name}", **digits, **part, **book)
-        trained[name] = scores.Trained(convnet, known)
+        known = record(of_classes, title=f"title of {name}", **digits, **book)
         labels = np.repeat(np.arange(len(of_classes)), 5)
         alike = np.ones(len(of_classes))
         probabilities = np.diag(alike)[labels] if right else chance.dirichlet(alike, len(labels))
-        logits = np.log(probabilities.clip(1e-9))[None]
-        tested[name] = Outputs(labels, logits)
-        if not digits:
-            validated[name] = Outputs(labels, 3 * logits)
-    labels = next(tested[name] for name in validated).labels
+        logits = np.log(probabilities.clip(1e-9))[:, None]
+        trained[name] = Trained(known, history, {"validation": 3 * logits, "test": logits})
+        for split in ("validation", "test"):
+            known_labels[known.kind, split] = labels
+    labels = known_labels[Kind.IMAGES, "test"]
     files = pd.DataFrame(
         {
             "file": [f"{classes[label]}/<img src=x onerror=y>.jpg" for label in labels],
@@ -50,15 +47,16 @@ def results(
             "label": labels,
         }
     )
-    return scores.gather(trained, tested, validated, files)
+    return scores.gather(trained, "val_loss", known_labels, files)
 
 
 def page(found: scores.Results, seconds: dict[str, float] | None = None) -> str:
     images = np.random.default_rng(0).integers(0, 256, (len(found.images), SIZE, SIZE, 3), "uint8")
     views = images[:9].astype("float32")
-    drawn = figures.of_results(found, images, views)
-    shown = report.content(found, drawn, images, views)
-    for figure in drawn.values():
+    drawn = figures.of_results(found)
+    evidence = np.random.default_rng(0).random((len(report.explained(found)), 7, 7), "f4")
+    shown = report.content(found, drawn, images, views, evidence, images[0].astype("f4"))
+    for figure in (drawn.by_name() | figures.galleries(found, images, views)).values():
         figures.plt.close(figure)
     return report.html(shown, seconds)
 
@@ -93,7 +91,7 @@ def test_names_from_outside_are_harmless_and_the_page_needs_nothing_else():
     for name in HOSTILE:
         assert parsed.text.count(name) > len(found.of_images()), name
     images = sum(tag == "img" for tag, _ in parsed.found)
-    views, mistakes, maps = 9, 12, 3
+    views, mistakes, maps = 9, 12, 1
     assert images >= views + mistakes + 2 * 4 + maps
 
 

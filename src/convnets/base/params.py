@@ -213,19 +213,16 @@ class ConvnetTraining(Training):
 
 
 class HeadTraining(Training):
-    """A head on a frozen backbone's cached features (listings 8.21 and 8.24)."""
+    """A head on a frozen backbone's cached features (listings 8.21 and 8.24).
 
-    features: tuple[Literal["images", "views", "mirrored"], ...]
+    If it is mirrored, its epochs are validated on the images and on their mirror images.
+    """
+
+    features: Literal["images", "views"]
+    mirrored: bool = False
     architecture: str
     units: Count | None
     dropout: Share
-
-    @model_validator(mode="after")
-    def _one_kind_to_learn_from(self) -> "HeadTraining":
-        kinds = set(self.features) - {"mirrored"}
-        if len(kinds) != 1 or len(set(self.features)) != len(self.features):
-            raise ValueError("features must be [images] or [views], and may add mirrored")
-        return self
 
 
 class MnistTraining(Training):
@@ -300,13 +297,9 @@ class Params(Section):
         to_set = []
         for stage, how in (self.model_extra or {}).items():
             own = getattr(how, "augmentation", None) or self.augmentation
-            if how.epochs and "none" in (self.augmentation.flip, own.flip):
-                if "mirrored" in getattr(how, "features", ()):
-                    (other,) = {*how.features} - {"mirrored"}
-                    to_set.append(f"{stage}.features to [{other}]")
-                if getattr(how, "mirrored", False):
-                    to_set.append(f"{stage}.mirrored to false")
-                    to_set += [f"{stage}.augmentation.flip to none"] * (own.flip != "none")
+            if how.epochs and how.mirrored and "none" in (self.augmentation.flip, own.flip):
+                to_set.append(f"{stage}.mirrored to false")
+                to_set += [f"{stage}.augmentation.flip to none"] * (own.flip != "none")
         if to_set:
             raise ValueError(
                 "augmentation.flip none says that a mirror image is another picture, but models "

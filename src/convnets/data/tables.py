@@ -383,8 +383,8 @@ class _Table:
             else:
                 return None
         column, title = self.cells.pop(place), self.titles.pop(place)
-        meant = splits.splits_of({*column} - {""}, self.said, f"{self.name}: column {title}: ")
-        return [meant.get(word, "") for word in column]
+        found = splits.splits_of({*column} - {""}, self.said, f"{self.name}: column {title}: ")
+        return [found.get(word, "") for word in column]
 
     def _labels(self) -> list[str] | None:
         """Return the class in each row, if a column or one column for each class has it."""

@@ -37,7 +37,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from convnets.base.console import InputError, say
 from convnets.data import images, page
-from convnets.models import architectures
+from convnets.models import answers
 from convnets.serving import predict
 from convnets.serving.decoder import Decoder
 
@@ -160,7 +160,7 @@ def answer(
     decoded = {n: found for n, (_, found) in enumerate(pictures) if isinstance(found, np.ndarray)}
     if decoded:
         pixels = np.stack(list(decoded.values()))
-        outputs = architectures.by_class(model.predict_on_batch(pixels))
+        outputs = answers.by_class(model.predict_on_batch(pixels))
         for place, row in zip(decoded, outputs, strict=True):
             rows[place] = predict.row(predict.Prediction(pictures[place][0], row), classes)
         if evidence:
