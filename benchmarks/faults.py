@@ -28,7 +28,7 @@ from PIL import Image
 
 from convnets.data import sample
 from convnets.models import architectures, saved
-from convnets.models.saved import Record
+from convnets.models.saved import Kind, Record
 
 REQUESTS, CLIENTS = 200, 4
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def measure(root: Path, model: Path, case: str) -> dict[str, object]:
         for limit, value in limits.items():
             resource.setrlimit(limit, (value, value))
 
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, ExitStack() as stack:
         server = psutil.Popen(
             [
                 sys.executable,
@@ -138,6 +138,8 @@ def measure(root: Path, model: Path, case: str) -> dict[str, object]:
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
+        stack.enter_context(suppress(psutil.NoSuchProcess))
+        stack.callback(server.kill)
         while server.poll() is None:
             with suppress(OSError):
                 requests.get(f"http://{at[0]}:{at[1]}/health", timeout=60)
@@ -155,7 +157,7 @@ def measure(root: Path, model: Path, case: str) -> dict[str, object]:
                     timeout=60,
                 )
                 status.append(str(answer.status_code))
-                if answer.status_code == 200 and answer.json() != right:
+                if answer.status_code == 200 and answer.text != right:
                     status.append("wrong")
             except requests.RequestException:
                 status.append("none")
@@ -169,7 +171,7 @@ def measure(root: Path, model: Path, case: str) -> dict[str, object]:
                     time.sleep(0.2)
 
         address = f"http://{at[0]}:{at[1]}/predict"
-        right = requests.post(address, files={"files": picture.getvalue()}, timeout=60).json()
+        right = requests.post(address, files={"files": picture.getvalue()}, timeout=60).text
         threading.Thread(target=watch, daemon=True).start()
         with misuse(at), ThreadPoolExecutor(clients) as pool:  # type: ignore[attr-defined]
             list(pool.map(ask, range(REQUESTS)))
@@ -206,11 +208,7 @@ def main() -> None:
             book=None,
             book_split="test",
             classes=["cat", "dog", "none"],
-            part=None,
-            inputs=[],
-            labels="",
-            history=[],
-            monitor="val_loss",
+            kind=Kind.IMAGES,
         )
         saved.save(architectures.plain(180, 3, 0), model, record)
         rows = []

@@ -72,8 +72,8 @@ STAND_INS = {
             CI,
         ),
         "pytest": ("grep -w pytest Makefile", CI),
-        "cp presets/photos.yaml params.yaml && dvc exp run -S data.path=$HOME/photos": (
-            "cp presets/photos.yaml params.yaml && dvc exp run -S data.path=$HOME/photos download "
+        "python -m convnets preset photos -S data.path=$HOME/photos && dvc repro": (
+            "python -m convnets preset photos -S data.path=$HOME/photos && dvc repro download "
             "&& git checkout -q . && dvc checkout -q",
             "ImageNet weights are out of reach: the stage that reads the photographs",
         ),
@@ -422,7 +422,7 @@ def check_own_data(user: User) -> None:
     for stage in TRAINING:
         if "mnist" in stage:
             continue
-        path = user.clone.folder / f"dvc-outs/trained/{stage}.keras"
+        path = user.clone.folder / f"dvc-outs/trained/{stage}/model.keras"
         assert saved.class_names(path) == CLASSES
         assert saved.load(path).output_shape == (None, 3)
     (output,) = mlflow.MlflowClient().get_run(runs.loc["fine_tune", "run_id"]).outputs.model_outputs

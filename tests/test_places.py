@@ -208,7 +208,7 @@ def test_outs_on_another_disk_beside_files_of_the_system(tmp_path, disk):
     try:
         clone.run("dvc", "repro", "train_feature_head")
         assert len(np.load(disk / "dvc-outs/features/train.npy")) == 16
-        assert (disk / "dvc-outs/trained/train_feature_head.keras").exists()
+        assert (disk / "dvc-outs/trained/train_feature_head/model.keras").exists()
         for stray in (".DS_Store", "Thumbs.db", "._train.npy", "desktop.ini"):
             (clone.folder / "dvc-outs/images" / stray).write_bytes(b"\0")
         status = json.loads(clone.run("dvc", "status", "--json", "train_feature_head"))

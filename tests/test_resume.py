@@ -19,9 +19,9 @@ pytestmark = pytest.mark.pipeline
 STAGES = {
     "extract_features": (["dvc-outs/features"], "extract "),
     "extract_views": (["dvc-outs/views"], "extract "),
-    "train_augmented": (["dvc-outs/trained/train_augmented.keras"], "epoch"),
-    "train_augmented_head": (["dvc-outs/trained/train_augmented_head.keras"], "epoch"),
-    "fine_tune": (["dvc-outs/trained/fine_tune.keras"], "epoch"),
+    "train_augmented": (["dvc-outs/trained/train_augmented"], "epoch"),
+    "train_augmented_head": (["dvc-outs/trained/train_augmented_head"], "epoch"),
+    "fine_tune": (["dvc-outs/trained/fine_tune"], "epoch"),
 }
 EPOCHS = 8
 # What one of those needs.

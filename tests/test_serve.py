@@ -111,7 +111,7 @@ def heavy() -> list[bytes]:
     """Pictures that take seconds."""
     content = io.BytesIO()
     Image.new("RGB", (4000, 4000)).save(content, "PNG", compress_level=1)
-    return [content.getvalue()] * 8
+    return [content.getvalue()] * 6
 
 
 def test_pictures_get_the_models_answers_in_their_order(address, model):

@@ -41,6 +41,12 @@ def inspect(arguments: argparse.Namespace) -> None:
     console.say(inspection.show(seen, arguments.format))
 
 
+def preset(arguments: argparse.Namespace) -> None:
+    from convnets.tracking import presets
+
+    presets.write(arguments.name, arguments.set_param)
+
+
 def compare(arguments: argparse.Namespace) -> None:
     from convnets.evaluation import compare as comparison
 
@@ -110,6 +116,19 @@ def main() -> None:
     about = "remove the outs, but nothing that the pipeline did not make"
     command = commands.add_parser("clean", help=about, description=about)
     command.set_defaults(run=clean)
+
+    about = "write params.yaml from one of presets/, or from a file that names one as its base"
+    command = commands.add_parser("preset", help=about, description=about)
+    command.add_argument("name", metavar="NAME", help="such as photos, or the path of a .yaml file")
+    command.add_argument(
+        "-S",
+        "--set-param",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as for `dvc exp run`",
+    )
+    command.set_defaults(run=preset)
 
     about = "compare experiments over their seeds: which differences are more than chance"
     command = commands.add_parser("compare", help=about, description=about)

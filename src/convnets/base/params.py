@@ -27,6 +27,7 @@ LONGEST, PROBLEMS = 200, 20  # characters of a value, and problems, that a messa
 _quote = reprlib.Repr()
 _quote.maxstring, _quote.maxother, _quote.maxlevel = LONGEST, LONGEST, 2
 Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -168,7 +169,7 @@ class Backbone(Section):
 class Augmentation(Section):
     """The book's random flip, rotation and zoom (listing 8.14), contrast and brightness."""
 
-    flip: Literal["horizontal", "none"] = "horizontal"
+    flip: Literal["horizontal", "none"]
     rotation: Annotated[float, Field(ge=0, le=0.5)]
     zoom: Share
     contrast: Share
@@ -179,20 +180,23 @@ Monitor = Literal["val_loss", "val_accuracy"]  # by which the best epoch is chos
 
 
 class Views(Section):
-    """The cache of augmented views. Each view passes through the frozen layers once."""
+    """The cache of augmented views. Each view passes through the frozen layers once. With 0 views,
+    what learns from them is not trained.
+    """
 
-    count: Count
+    count: Whole
     max_gigabytes: Annotated[float, Field(gt=0)]
 
 
 class Training(Section):
-    """The params of every training stage."""
+    """The params of every training stage. With 0 epochs, it is not trained."""
 
-    epochs: Count
+    epochs: Whole
     batch_size: Count
     optimizer: Literal["rmsprop", "adam", "adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine"]
+    weight_decay: Share
 
 
 class ConvnetTraining(Training):
@@ -202,26 +206,23 @@ class ConvnetTraining(Training):
     validated on the images alone.
     """
 
-    architecture: str = "plain"
-    augmentation: Augmentation | None = None
-    mirrored: bool = False
+    architecture: str
+    augmentation: Augmentation | None
+    mirrored: bool
     dropout: Share
 
 
 class HeadTraining(Training):
-    """A head on a frozen backbone's cached features (listings 8.21 and 8.24)."""
+    """A head on a frozen backbone's cached features (listings 8.21 and 8.24).
 
-    features: tuple[Literal["images", "views", "mirrored"], ...]
+    If it is mirrored, its epochs are validated on the images and on their mirror images.
+    """
+
+    features: Literal["images", "views"]
+    mirrored: bool = False
     architecture: str
     units: Count | None
     dropout: Share
-
-    @model_validator(mode="after")
-    def _one_kind_to_learn_from(self) -> "HeadTraining":
-        kinds = set(self.features) - {"mirrored"}
-        if len(kinds) != 1 or len(set(self.features)) != len(self.features):
-            raise ValueError("features must be [images] or [views], and may add mirrored")
-        return self
 
 
 class MnistTraining(Training):
@@ -231,9 +232,9 @@ class MnistTraining(Training):
 
 
 class Mnist(Section):
-    """Where the digits come from."""
+    """Where the digits come from. From none, the convnets of digits are not trained."""
 
-    source: Literal["digits", "keras", "file"]
+    source: Literal["digits", "keras", "file", "none"]
     path: str | None
 
     @model_validator(mode="after")
@@ -296,13 +297,9 @@ class Params(Section):
         to_set = []
         for stage, how in (self.model_extra or {}).items():
             own = getattr(how, "augmentation", None) or self.augmentation
-            if "none" in (self.augmentation.flip, own.flip):
-                if "mirrored" in getattr(how, "features", ()):
-                    (other,) = {*how.features} - {"mirrored"}
-                    to_set.append(f"{stage}.features to [{other}]")
-                if getattr(how, "mirrored", False):
-                    to_set.append(f"{stage}.mirrored to false")
-                    to_set += [f"{stage}.augmentation.flip to none"] * (own.flip != "none")
+            if how.epochs and how.mirrored and "none" in (self.augmentation.flip, own.flip):
+                to_set.append(f"{stage}.mirrored to false")
+                to_set += [f"{stage}.augmentation.flip to none"] * (own.flip != "none")
         if to_set:
             raise ValueError(
                 "augmentation.flip none says that a mirror image is another picture, but models "
@@ -311,7 +308,8 @@ class Params(Section):
         return self
 
     def of(self, stage: str, kind: type[Stage]) -> Stage:
-        """Return a training stage's section. The top-level `epochs`, if set, overrides its own.
+        """Return a training stage's section. The top-level `epochs`, if set, overrides its own,
+        unless that is 0.
 
         Args:
             stage: the section's name.
@@ -328,24 +326,30 @@ class Params(Section):
             what = "no such section" if section is None else "not the section of such a stage"
             keys = ", ".join(kind.model_fields)
             raise InputError(f"params.yaml: {stage}: {what}{hint}; it needs {keys}")
-        return section.model_copy(update={"epochs": self.epochs or section.epochs})
+        epochs = section.epochs and (self.epochs or section.epochs)
+        return section.model_copy(update={"epochs": epochs})
 
 
-def load(path: str | Path = "params.yaml") -> Params:
+def load(path: str | Path = "params.yaml", name: str = "") -> Params:
     """Read and check a parameter file.
+
+    Args:
+        path: the file.
+        name: what messages call it.
 
     Raises:
         InputError: the file is missing, is not YAML, or has unknown, missing or invalid values;
             the message names each key and the fix.
     """
+    name = name or str(path)
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; run from the project's root") from error
+        raise InputError(f"{name}: {error.strerror}; run from the project's root") from error
     except Exception as error:  # a date such as 2026-99-99 or deep nesting has its own kind
         detail = " ".join(str(error).split())[:LONGEST]
-        raise InputError(f"{path}: not valid YAML ({detail}); correct it") from error
-    return checked(Params, values, str(path))
+        raise InputError(f"{name}: not valid YAML ({detail}); correct it") from error
+    return checked(Params, values, str(name))
 
 
 def checked(kind: type[Kind], values: Any, where: str) -> Kind:

@@ -10,7 +10,7 @@ import stat
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
@@ -81,12 +81,15 @@ class _Repaired(io.FileIO):
         return bytes(content)
 
 
-class _Member(NamedTuple):
-    """A file."""
+class _Entry(NamedTuple):
+    """What a folder or an archive has: a file, a link to one, why it is neither, or a folder."""
 
-    size: int  # bytes, unpacked, as the archive says
-    open: Callable[[], Any]
+    name: str
+    size: int = 0  # bytes, unpacked, as the archive says
+    open: Any = None  # a function that opens it, if it is a file
     step: int = CHUNK  # bytes to read at a time
+    link: str = ""
+    why: str = ""
 
     def chunks(self, most: int = -1) -> Iterator[bytes]:
         with self.open() as file:
@@ -95,24 +98,15 @@ class _Member(NamedTuple):
             yield from iter(partial(file.read, self.step if most < 0 else most), b"")
 
 
-class _Entry(NamedTuple):
-    """What a folder or an archive has: a file, a link to one, why it is neither, or a folder."""
-
-    name: str
-    member: _Member | None = None
-    link: str = ""
-    why: str = ""
-
-
 class _Listing:
     """The files of a folder or an archive by name, and why others are skipped."""
 
     def __init__(self) -> None:
-        self.members: dict[str, _Member] = {}
+        self.members: dict[str, _Entry] = {}
         self.skipped: dict[str, str] = {}
         self.empty: set[str] = set()
 
-    def add(self, name: str, member: _Member) -> None:
+    def add(self, name: str, member: _Entry) -> None:
         """Add a file. Of several with one name, the last counts."""
         if name in self.members:
             self.skip(name, "its name is there again, and the last counts")
@@ -147,7 +141,7 @@ class _Spool:
             for chunk in chunks:
                 out.write(chunk)
 
-    def keep(self, name: str, member: _Member) -> _Member:
+    def keep(self, name: str, member: _Entry) -> _Entry:
         """Copy a file, if it is wanted; return it as it can be read later."""
         with _library():
             chunks = member.chunks()
@@ -165,7 +159,7 @@ class _Spool:
         info = zipfile.ZipInfo(str(len(self.zip.filelist)))
         with self.zip.open(info, "w", force_zip64=True) as out:
             self.copy(member.size, chain([first], chunks), out)
-        return _Member(info.file_size, partial(self.zip.open, info))
+        return _Entry(name, info.file_size, partial(self.zip.open, info))
 
 
 @contextmanager
@@ -201,7 +195,7 @@ def opened(path: Path) -> Iterator[Files]:
 
 def names(folder: Path) -> list[str]:
     """Return the files of a folder, as they are on the disk: archives are files."""
-    return [entry.name for entry in _folder(folder) if entry.member and not entry.why]
+    return [entry.name for entry in _folder(folder) if entry.open]
 
 
 def pack(source: Files, names: Collection[str], out: Path) -> None:
@@ -257,13 +251,12 @@ def _listed(entries: Iterable[_Entry], spool: _Spool | None = None) -> _Listing:
     known: set[str] = set()  # folders with something in them
     for entry in entries:
         name, why = _checked(entry)
-        if why and (entry.member or entry.link or entry.why):  # else a folder
+        if why and (entry.open or entry.link or entry.why):  # else a folder
             listing.skip(name, why)
-        elif entry.member is not None:
+        elif entry.open:
             links.pop(name, None)
-            fits = entry.member.size <= MAX_MEMBER_BYTES or ARCHIVE.search(name)
-            kept = spool.keep(name, entry.member) if spool and fits else entry.member
-            listing.add(name, kept)
+            fits = entry.size <= MAX_MEMBER_BYTES or ARCHIVE.search(name)
+            listing.add(name, spool.keep(name, entry) if spool and fits else entry)
         elif entry.link in listing.members:  # at once: a chain of them costs nothing
             listing.add(name, listing.members[entry.link])
         elif entry.link:
@@ -292,11 +285,11 @@ def _checked(entry: _Entry) -> tuple[str, str]:
     name = "/".join(parts)
     if ".." in parts:
         raise InputError(f"member {name!r} points outside the archive; use another archive")
-    if not parts and entry.member:
+    if not parts and entry.open:
         return name, "it has no name"
     if any(part.startswith(".") or part.lower() in SYSTEM for part in parts):
         return name, "hidden or a system's"
-    if entry.member and entry.member.size > MAX_MEMBER_BYTES and not layout.sort_out([name])[2]:
+    if entry.size > MAX_MEMBER_BYTES and not layout.sort_out([name])[2]:
         return name, f"larger than {MAX_MEMBER_BYTES:,} bytes"
     return name, entry.why
 
@@ -425,7 +418,7 @@ def _tar(file: Any) -> Iterator[_Entry]:
             return
         name = header.name
         if header.isreg():
-            yield _Entry(name, _Member(header.size, partial(source.extractfile, header)))
+            yield _Entry(name, header.size, partial(source.extractfile, header))
         elif header.islnk() or header.issym():
             target = join("" if header.islnk() else dirname(name), header.linkname)
             yield _Entry(name, link=normpath(target).lstrip("/"))
@@ -458,10 +451,8 @@ def _zip(file: Any) -> Iterator[_Entry]:
             yield _Entry(name, why="a symbolic link")
         else:
             slow = info.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-            member = _Member(
-                info.file_size, partial(container.open, info), SMALL if slow else CHUNK
-            )
-            yield _Entry(name, member)
+            opens, step = partial(container.open, info), SMALL if slow else CHUNK
+            yield _Entry(name, info.file_size, opens, step)
 
 
 def _folder(folder: Path) -> Iterator[_Entry]:
@@ -493,6 +484,6 @@ def _folder(folder: Path) -> Iterator[_Entry]:
             if found and stat.S_ISDIR(found.st_mode):
                 (links if entry.is_symlink() else todo).append(name)
             elif found and stat.S_ISREG(found.st_mode):
-                yield _Entry(name, _Member(found.st_size, partial(open, entry.path, "rb")))
+                yield _Entry(name, found.st_size, partial(open, entry.path, "rb"))
             else:
                 yield _Entry(name, why=why or "not a file")

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import math
-import re
-import shlex
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -21,6 +19,7 @@ from convnets.data import archive, bucket, images, layout, sources, web
 from convnets.data.layout import Files, Layout
 from convnets.data.overview import EXAMPLES, by_reason
 from convnets.data.subset import SPLITS, choose, doubts, gaps, without_rare
+from convnets.tracking import presets
 
 SIZE = 180  # pixels: as which the printed command decodes
 
@@ -71,7 +70,6 @@ def inspect(given: str, seed: int = 0, max_rejected: float = 0.01, **told: str) 
         subset["max_rejected"] = math.ceil(1000 * share + 0.5) / 1000  # 29 of 100 is more than 0.29
     settings = {f"data.{key}": value for key, value in (where | told).items()}
     settings |= {f"subset.{key}": value for key, value in subset.items()}
-    settings |= {"image_size": str(SIZE), "backbone.weights": "imagenet"}
     return {
         "path": public(given) if is_address(given) else given,
         "layout": found.name,
@@ -83,7 +81,7 @@ def inspect(given: str, seed: int = 0, max_rejected: float = 0.01, **told: str) 
         "skipped": by_reason(kept.skipped),
         "doubts": doubts(kept.images, chosen),
         "would_use": {split: len(images) for split, images in chosen.items()},
-        "command": command(settings),
+        "command": presets.command("photos", settings),
     }
 
 
@@ -158,29 +156,6 @@ def _subset(found: Layout) -> dict[str, Any]:
     counts, needed = Counter(image.label for image in found.images), len(SPLITS) - len(given)
     enough = [count for count in counts.values() if count >= needed]
     return amounts | ({"minimum": needed} if 2 <= len(enough) < len(counts) else {})
-
-
-def command(settings: dict[str, Any]) -> str:
-    """Return the command that runs with these settings, for a shell to read.
-
-    DVC reads the value of `-S` as Hydra does: in quotes, any character stands for itself, and
-    `2024` is a name.
-    """
-    quoted = [
-        f"{key}={_quoted(str(value)) if key.startswith('data.') else value}"
-        for key, value in settings.items()
-    ]
-    return "dvc exp run " + " ".join(f"-S {shlex.quote(setting)}" for setting in quoted)
-
-
-def _quoted(value: str) -> str:
-    """Return a value in Hydra's quotes, if it is not a plain word."""
-    if value.isidentifier():
-        return value
-    # A backslash counts only before a quote, or before `${`, which would ask for another value.
-    name = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    name += "\\" * (len(value) - len(value.rstrip("\\")))
-    return '"' + re.sub(r"(\\*)\$\{", r"\1\1\\${", name) + '"'
 
 
 def show(seen: dict[str, Any], form: str) -> str:

@@ -3,7 +3,7 @@
 To add a metric, add a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score, log_loss, recall_score, roc_auc_score
 
-from convnets.models.saved import Record
+from convnets.models import answers
+
+Epoch = Mapping[Hashable, Any]  # its loss, accuracy, val_loss and val_accuracy
 
 
 class Predictions(NamedTuple):
@@ -42,7 +44,7 @@ class Metric(NamedTuple):
     name: str  # the column, and the name in MLflow and DVC
     title: str  # for display
     format: str  # Python's format of the number
-    score: Callable[[Predictions, Record], float]
+    score: Callable[[Predictions, Epoch], float]
     compared: bool = False  # DVC shows it when experiments are compared
 
 
@@ -79,9 +81,8 @@ def area(tested: Predictions) -> float:
 
     It is the mean over the classes that the test images have.
     """
-    classes = [1] if tested.probabilities.shape[1] == 2 else np.unique(tested.labels)
-    areas = [roc_auc_score(tested.labels == c, tested.probabilities[:, c]) for c in classes]
-    return float(np.mean(areas))
+    several = answers.against_the_rest(tested.labels, tested.probabilities)
+    return float(np.mean([roc_auc_score(of_class, order) for of_class, order in several]))
 
 
 METRICS = (
@@ -112,21 +113,26 @@ METRICS = (
         "val_accuracy",
         "validation accuracy",
         "{:.1%}",
-        lambda _, record: record.history[record.best - 1]["val_accuracy"],
+        lambda _, kept: float(kept["val_accuracy"]),
         compared=True,
     ),
     Metric(
         "val_loss",
         "validation log loss",
         "{:.4f}",
-        lambda _, record: record.history[record.best - 1]["val_loss"],
+        lambda _, kept: float(kept["val_loss"]),
         compared=True,
     ),
 )
 
 
-def score(tested: Predictions, record: Record) -> dict[str, float]:
-    """Return all metrics of a model, and the interval of its test accuracy, `low` and `high`."""
+def score(tested: Predictions, kept: Epoch) -> dict[str, float]:
+    """Return all metrics of a model, and the interval of its test accuracy, `low` and `high`.
+
+    Args:
+        tested: its predictions for the test split.
+        kept: the row of its history for the epoch whose weights were kept.
+    """
     low, high = interval(tested.correct, len(tested.labels))
-    found = {metric.name: metric.score(tested, record) for metric in METRICS}
+    found = {metric.name: metric.score(tested, kept) for metric in METRICS}
     return found | {"low": low, "high": high}

@@ -21,7 +21,7 @@ from convnets.base import console
 from convnets.base.console import InputError
 from convnets.base.files import atomic, root
 from convnets.data import archive, images, layout
-from convnets.models import architectures, saved
+from convnets.models import answers, saved
 from convnets.tracking import store
 
 BATCH = 32
@@ -58,16 +58,16 @@ def load(name: str) -> tuple[keras.Model, list[str]]:
         classes = saved.class_names(path)
     model = saved.load(path)
     # Neither is there before a model is built. A model with several inputs has several shapes.
-    takes, gives = (getattr(model, f"{side}_shape", None) for side in ("input", "output"))
+    takes = getattr(model, "input_shape", None)
     match takes:
         case (None, int(high), int(wide), 3) if high == wide:
-            fitting = [(None, len(classes))] + [(None, 1)] * (len(classes) == 2)
+            fits = answers.classes(model) == len(classes) == len(set(classes))
         case _:
             shape = str(takes).replace("None, ", "", 1)
             raise InputError(
                 f"{name}: takes {shape}, not square RGB images; choose another --model"
             )
-    if gives not in fitting or len(set(classes)) < len(classes):
+    if not fits:
         raise InputError(f"{name}: {len(classes)} class names do not match its output; train again")
     return model, classes
 
@@ -185,7 +185,7 @@ def predict(
                 failed(name, _reason(error))
         if read:
             pixels = np.stack(decoded)
-            outputs = architectures.by_class(
+            outputs = answers.by_class(
                 model.predict_on_batch(pixels) if compiled else np.asarray(model(pixels))
             )
             if explained is not None:

@@ -37,7 +37,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from convnets.base.console import InputError, say
 from convnets.data import images, page
-from convnets.models import architectures
+from convnets.models import answers
 from convnets.serving import predict
 from convnets.serving.decoder import Decoder
 
@@ -45,8 +45,8 @@ HOST = "127.0.0.1"
 NAMES = ["localhost", HOST, "[::1]"]  # a tunnel such as SSH's may end at the last one
 REQUEST = 256_000_000  # bytes of a request's body
 PATIENCE = 30  # seconds for a request to arrive, then its body, and for a client to take its answer
-GRACE = 7  # seconds to end the running requests after Ctrl-C
-END = 9  # seconds after which the process ends in any case
+GRACE = 5  # seconds to end the running requests after Ctrl-C
+END = 7  # seconds after which the process ends in any case
 # Of the files that the process may open, half are for connections, the others for their pictures.
 CONNECTIONS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 # Requests at a time. More would fill the disk, or memory, with their bodies.
@@ -160,7 +160,7 @@ def answer(
     decoded = {n: found for n, (_, found) in enumerate(pictures) if isinstance(found, np.ndarray)}
     if decoded:
         pixels = np.stack(list(decoded.values()))
-        outputs = architectures.by_class(model.predict_on_batch(pixels))
+        outputs = answers.by_class(model.predict_on_batch(pixels))
         for place, row in zip(decoded, outputs, strict=True):
             rows[place] = predict.row(predict.Prediction(pictures[place][0], row), classes)
         if evidence:

@@ -15,7 +15,7 @@ from uuid import uuid4
 import numpy as np
 from filelock import FileLock, Timeout
 
-from convnets.base import files
+from convnets.base import files, untrained
 from convnets.base.console import InputError, is_address, public, say
 from convnets.tracking import declared, store
 from convnets.tracking.declared import Declared
@@ -174,6 +174,7 @@ class Run:
     def durations(self) -> dict[str, float]:
         """Return the duration in seconds of each stage's newest finished run, oldest first.
 
+        A stage that is not trained has none.
         The duration of a resumed run includes the interruption.
         """
         import mlflow
@@ -187,6 +188,9 @@ class Run:
                 output_format="list",
             )
             newest = {run.info.run_name: run.info for run in reversed(runs)}
+            for out, stage in self.declared.outs.items():
+                if not untrained.made(Path(out)):
+                    newest.pop(stage, None)
             return {name: (info.end_time - info.start_time) / 1000 for name, info in newest.items()}
 
         return self.attempt(search) or {}
