@@ -3,6 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := \#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=runs
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# A container's user may have no name and no home. DVC asks for both.
+export USER ?= $(or $(shell id -un 2> /dev/null),user)
+export HOME ?= /tmp
+unexport PYTHONSAFEPATH # `python -m stages.download` is in this folder
 
 .PHONY: repro test checkout check ui bench lock audit clean
 
@@ -16,6 +20,8 @@ checkout: # DVC's experiments are git commits
 	@test -e .git || { echo "error: there is no .git here, and DVC needs one; clone the project, or run" \
 		"'git init && git add . && git commit -m start'" >&2; exit 1; }
 	@git rev-parse --git-dir > /dev/null # else git says why, such as that another user owns the folder
+	@git var GIT_COMMITTER_IDENT > /dev/null 2>&1 || echo "note: git does not know your name and email, which" \
+		"'dvc exp run' and 'git commit' need: git config user.name NAME && git config user.email EMAIL"
 
 check: .venv/installed
 	ruff check
@@ -47,5 +53,6 @@ lock: ## lock the dependencies for every platform; needs uv
 audit: ## check the locked packages for known vulnerabilities; needs pip-audit
 	pip-audit --require-hashes --disable-pip -r requirements.lock
 
-clean: ## remove everything that can be made again, but keep the runs in mlflow.db
-	rm -rf .venv data models dvc_plots
+clean: ## remove what the pipeline made and the environment, but keep the runs in mlflow.db
+	python -m convnets clean
+	rm -rf .venv dvc_plots

@@ -29,6 +29,7 @@ from dvc.repo import Repo
 from benchmarks.measure import run
 from convnets.base import files
 from convnets.data import sample
+from convnets.tracking import presets
 
 ROOT = Path(__file__).parents[1]
 STREAMING = ("download", "subset", "download_weights", "extract_features")
@@ -81,7 +82,7 @@ def pack(clone: Path, thousands: int) -> None:
 
 def drawn(preset: Path) -> dict[str, Any]:
     """Params of a preset for one epoch on drawn pictures and what `stand_ins` writes."""
-    values: dict[str, Any] = yaml.safe_load(preset.read_text())
+    values: dict[str, Any] = yaml.safe_load(presets.compose(str(preset)))
     values["epochs"] = 1
     values["data"] |= {"source": "sample", "path": None}
     values["backbone"] |= {"name": "thin.keras", "weights": None, "preprocessing": "none"}

@@ -48,9 +48,8 @@ def weights(p: params.Params, run: Run) -> str:
 def mnist(p: params.Params, run: Run) -> str:
     from convnets.data import digits
 
-    out = Path("dvc-outs/mnist.npz")
-    digits.write(p.mnist, p.seed, out)
-    return f"{out}: {len(digits.load(out, 'test').labels):,} test images"
+    digits.write(p.mnist, p.seed, digits.FILE)
+    return f"{digits.FILE}: {len(digits.load(digits.FILE, 'test').labels):,} test images"
 
 
 STAGES = {"download": images, "download_weights": weights, "download_mnist": mnist}

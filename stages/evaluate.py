@@ -5,10 +5,12 @@ from pathlib import Path
 from convnets.base import console, params
 from convnets.data import npy, page
 from convnets.data.examples import IMAGES
-from convnets.evaluation import figures, report, scores
+from convnets.evaluation import explain, figures, report, scores
+from convnets.models import answers, saved
+from convnets.tracking import git
 from convnets.tracking.run import recorded
 from convnets.training import augmentation
-from convnets.training.fit import MODELS
+from convnets.training.trained import FOLDER, MODEL
 
 METRICS = Path("metrics")
 CHAMPION = Path("models/champion.keras")
@@ -18,26 +20,36 @@ def main() -> None:
     p = params.load()
     with recorded("evaluate") as run:
         run.dataset(IMAGES / "test.npy", "test")
-        trained = scores.load(MODELS, run.declared.outs)
-        results = scores.compare(trained)
+        trained = scores.load(FOLDER, frozenset(run.declared.outs))
+        results = scores.compare(trained, p.monitor)
         scores.write(results, METRICS)
-        scores.keep(results, CHAMPION)
-
         images = npy.read(IMAGES / "test.npy")
+
+        # The one model that is needed, with Keras.
+        champion = saved.load(FOLDER / results.champion / MODEL)
+        answers.divide(champion, results.calibrated[results.champion].temperature)
+        saved.save(champion, CHAMPION, results.best.record)
+        rows = report.explained(results)
+        evidence = explain.grad_cam(champion, images[rows], results.answers.predicted[rows])
+        maps = explain.feature_maps(champion, images[0])
+
         views = augmentation.preview(npy.read(IMAGES / "train.npy")[0], 8, p.seed, p.augmentation)
-        drawn = figures.of_results(results, images, views)
-        figures.save(drawn["comparison"], METRICS / "comparison.png")
-        shown = report.content(results, drawn, images, views)
+        drawn = figures.of_results(results)
+        figures.save(drawn.comparison, METRICS / "comparison.png")
+        shown = report.content(results, drawn, images, views, evidence, maps)
         page.write(report.html(shown), METRICS / "report.html")
 
-        run.metrics(scores.by_name(results))
-        run.figures(drawn)
+        by_model = scores.of_models(results)
+        run.metrics(
+            {f"{name}.{key}": by_model[name][key] for name in by_model for key in by_model[name]}
+        )
+        run.figures(figures.galleries(results, images, views))
+        for name, figure in drawn.by_name().items():
+            run.text(figures.svg(figure), f"{name}.svg")
         run.text(report.html(shown, run.durations()), "report.html")
-        run.artifact(METRICS / "comparison.csv")
-        run.artifact(METRICS / "recall.csv")
-        run.artifact(METRICS / "calibration.csv")
-        of_models = scores.of_models(results)
-        run.score_models({MODELS / f"{name}.keras": of_models[name] for name in of_models})
+        for file in ("comparison.png", "comparison.csv", "recall.csv", "calibration.csv"):
+            run.artifact(METRICS / file)
+        run.score_models({FOLDER / name / MODEL: by_model[name] for name in by_model})
         run.register(
             CHAMPION,
             results.best.record.classes,
@@ -47,6 +59,8 @@ def main() -> None:
         )
     console.say(results.table.round(4).to_string())
     console.say(f"champion, by validation: {results.champion}; see metrics/report.html")
+    if told := git.no_branch():  # at the end too, where it is read
+        console.say(told)
 
 
 if __name__ == "__main__":

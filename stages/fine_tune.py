@@ -6,11 +6,12 @@ from convnets.base import console, params
 from convnets.data import examples
 from convnets.data.examples import IMAGES
 from convnets.models import backbone, saved
-from convnets.models.saved import Identity, arguments
+from convnets.models.saved import Kind, Record, arguments
 from convnets.tracking.run import recorded
 from convnets.training import cached
 from convnets.training.cached import VIEWS
-from convnets.training.fit import MODELS, fit
+from convnets.training.fit import Task, fit
+from convnets.training.trained import MODEL, place
 
 
 def main() -> None:
@@ -18,7 +19,8 @@ def main() -> None:
     how = p.of(given.stage, params.Training)
     train = examples.load(VIEWS / "cut.npy", IMAGES / "train.csv", p.views.count)
     suffixes = ["_cut"]
-    before = saved.load(MODELS / "train_augmented_head.keras").get_layer("head")
+    record = Record.given(given, Kind.IMAGES, examples.class_names())
+    before = saved.load(place("train_augmented_head") / MODEL).get_layer("head")
 
     def parts() -> tuple[keras.Model, keras.Model]:
         return backbone.split(backbone.load(), p.backbone.fine_tune_from)
@@ -29,20 +31,11 @@ def main() -> None:
         head.set_weights(before.get_weights())
         return keras.Model(tuned.input, head(tuned(tuned.input)), name="top")
 
+    task = Task(build, train, cached.validation(suffixes), how, p.class_weight)
     with recorded(given.stage) as run:
-        top = fit(
-            build,
-            train,
-            cached.held_out(suffixes),
-            how,
-            run,
-            seed=p.seed,
-            numbers=p.precision,
-            monitor=p.monitor,
-            class_weight=p.class_weight,
-        )
+        top, history = fit(task, p, run)
         frozen, _ = parts()
-        cached.finish(top, frozen, suffixes, Identity.given(given), run)
+        cached.finish(top, history, frozen, suffixes, record, run)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,21 @@
-"""Look at the files and folders outside that the params name; DVC runs this each time."""
+"""Look at what the project stands on, which DVC runs each time before anything else.
 
-from convnets.base import console, params
+The files and folders outside that the params name; what stands at the outs' places; git's branch.
+"""
+
+from convnets.base import console, files, params
 from convnets.data import inputs
+from convnets.tracking import git, outs
 
 
 def main() -> None:
-    for name, paths in inputs.outside(params.load()).items():
+    given = inputs.outside(params.load())
+    for path in (path for paths in given.values() for path in paths):
+        outs.refuse(files.given(path))
+    for told in (outs.check(), git.no_branch()):
+        if told:
+            console.say(told)
+    for name, paths in given.items():
         inputs.write(paths, inputs.FOLDER / f"{name}.json")
 
 

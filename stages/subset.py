@@ -37,6 +37,8 @@ def main() -> None:
             f"splits, {summary['duplicates_across_classes']:,} across classes; "
             f"{summary['duplicates_dropped']:,} images dropped"
         )
+    for doubt in written.doubts:
+        console.say(console.printable(doubt))
     console.say("see metrics/data.html")
 
 

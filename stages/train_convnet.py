@@ -4,9 +4,8 @@ It learns from the images (listings 8.7 to 8.17), or from the digits, with or wi
 (listings 8.1 to 8.5).
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Literal, NamedTuple
+import argparse
+from typing import NamedTuple
 
 import keras
 
@@ -14,53 +13,49 @@ from convnets.base import console, params
 from convnets.data import digits, examples
 from convnets.data.examples import IMAGES, Examples
 from convnets.models import architectures
-from convnets.models.saved import Identity, Record, arguments
+from convnets.models.saved import Kind, Record, arguments
 from convnets.tracking.run import recorded
-from convnets.training.fit import fit, publish
+from convnets.training.fit import Task, answered, fit
+from convnets.training.trained import Trained, publish
 
 
-class Task(NamedTuple):
-    """The data, and the model that learns from them."""
+class Job(NamedTuple):
+    """A training, and what its model is for."""
 
-    how: params.Training
-    train: Examples
-    validation: Examples
-    classes: list[str]
-    test: tuple[Path, Path]  # the test split's inputs and labels
-    build: Callable[[], keras.Model]
-    augmentation: params.Augmentation | None = None
+    task: Task
+    test: Examples
+    record: Record
     mirrored: bool = False
-    class_weight: Literal["none", "balanced"] = "none"
 
 
-def of_images(stage: str, p: params.Params, augmented: bool) -> Task:
-    how = p.of(stage, params.ConvnetTraining)
-    train, validation = (
+def of_images(given: argparse.Namespace, p: params.Params) -> Job:
+    how = p.of(given.stage, params.ConvnetTraining)
+    train, validation, test = (
         examples.load(IMAGES / f"{split}.npy", IMAGES / f"{split}.csv")
-        for split in ("train", "validation")
+        for split in ("train", "validation", "test")
     )
-    classes = examples.class_names()
-    test = (IMAGES / "test.npy", IMAGES / "test.csv")
-    augmentation = how.augmentation or (p.augmentation if augmented else None)
+    record = Record.given(given, Kind.IMAGES, examples.class_names())
+    augmentation = how.augmentation or (p.augmentation if given.augmented else None)
 
     def build() -> keras.Model:
-        return architectures.build_convnet(p.image_size, len(classes), how)
+        return architectures.build_convnet(p.image_size, len(record.classes), how)
 
-    return Task(
-        how, train, validation, classes, test, build, augmentation, how.mirrored, p.class_weight
-    )
+    task = Task(build, train, validation, how, p.class_weight, augmentation)
+    return Job(task, test, record, how.mirrored)
 
 
-def of_digits(stage: str, p: params.Params, pooling: bool) -> Task:
-    how = p.of(stage.partition("@")[0], params.MnistTraining)
-    source = Path("dvc-outs/mnist.npz")
+def of_digits(given: argparse.Namespace, p: params.Params) -> Job:
+    how = p.of(given.stage.partition("@")[0], params.MnistTraining)
     # MNIST has no validation split.
-    train, validation = digits.hold_out(digits.load(source, "train"), how.validation_share, p.seed)
+    known = digits.load(digits.FILE, "train")
+    train, validation = digits.hold_out(known, how.validation_share, p.seed)
 
     def build() -> keras.Model:
-        return architectures.mnist_convnet(pooling)
+        return architectures.mnist_convnet(given.pooling)
 
-    return Task(how, train, validation, digits.CLASSES, (source, source), build)
+    record = Record.given(given, Kind.DIGITS, digits.CLASSES)
+    task = Task(build, train, validation, how)
+    return Job(task, digits.load(digits.FILE, "test"), record)
 
 
 def main() -> None:
@@ -71,39 +66,14 @@ def main() -> None:
         "--pooling", action="store_true", help="the digits' convnet has max pooling"
     )
     given, p = parser.parse_args(), params.load()
-    stage: str = given.stage
-    if given.digits:
-        task = of_digits(stage, p, given.pooling)
-    else:
-        task = of_images(stage, p, given.augmented)
-    with recorded(stage) as run:
-        fitted = fit(
-            task.build,
-            task.train,
-            task.validation,
-            task.how,
-            run,
-            seed=p.seed,
-            numbers=p.precision,
-            monitor=p.monitor,
-            class_weight=task.class_weight,
-            augmentation=task.augmentation,
-        )
-        inputs, labels = (path.as_posix() for path in task.test)
-        record = Record(
-            **Identity.given(given).model_dump(),
-            classes=task.classes,
-            part=None,
-            inputs=[inputs],
-            labels=labels,
-            history=fitted.history,
-            monitor=fitted.monitor,
-        )
-        model = fitted.model
-        if task.mirrored:
+    job = of_digits(given, p) if given.digits else of_images(given, p)
+    with recorded(given.stage) as run:
+        model, history = fit(job.task, p, run)
+        if job.mirrored:
             pixels = keras.Input(model.input_shape[1:], name="image")
             model = keras.Model(pixels, architectures.with_mirror(model, pixels))
-        publish(model, record, run)
+        logits = answered(model, {"validation": [job.task.validation], "test": [job.test]})
+        publish(model, Trained(job.record, history, logits), run)
 
 
 if __name__ == "__main__":

@@ -9,35 +9,26 @@ import keras
 from convnets.base import console, params
 from convnets.data import examples
 from convnets.models import architectures, backbone
-from convnets.models.saved import Identity, arguments
+from convnets.models.saved import Kind, Record, arguments
 from convnets.tracking.run import recorded
 from convnets.training import cached
-from convnets.training.fit import fit
+from convnets.training.fit import Task, fit
 
 
 def main() -> None:
     given, p = arguments().parse_args(), params.load()
     how = p.of(given.stage, params.HeadTraining)
     train = cached.to_learn_from(how, p.views)
-    suffixes = cached.suffixes(how)
-    classes = len(examples.class_names())
+    suffixes = ["", cached.MIRRORED] if how.mirrored else [""]
+    record = Record.given(given, Kind.IMAGES, examples.class_names())
 
     def build() -> keras.Model:
-        return architectures.build_head(train.inputs.shape[1:], classes, how)
+        return architectures.build_head(train.inputs.shape[1:], len(record.classes), how)
 
+    task = Task(build, train, cached.validation(suffixes), how, p.class_weight)
     with recorded(given.stage) as run:
-        head = fit(
-            build,
-            train,
-            cached.held_out(suffixes),
-            how,
-            run,
-            seed=p.seed,
-            numbers=p.precision,
-            monitor=p.monitor,
-            class_weight=p.class_weight,
-        )
-        cached.finish(head, backbone.load(), suffixes, Identity.given(given), run)
+        head, history = fit(task, p, run)
+        cached.finish(head, history, backbone.load(), suffixes, record, run)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from convnets.base import params
 from convnets.base.console import InputError
@@ -71,8 +72,8 @@ def test_the_draws_depend_on_the_seed_alone():
     assert not (one == other).all()
 
 
-def augmented(**amounts: float) -> np.ndarray:
-    none = dict.fromkeys(type(BOOK).model_fields, 0)
+def augmented(**amounts: float | str) -> np.ndarray:
+    none = dict.fromkeys(type(BOOK).model_fields, 0) | {"flip": "horizontal"}
     how = params.Augmentation.model_validate(none | amounts)
     return augmentation.augment(IMAGES, tf.constant([1, 2], tf.int64), how).numpy()
 
@@ -93,6 +94,34 @@ def test_contrast_and_brightness_are_those_of_keras():
     together = augmented(contrast=0.9, brightness=0.9)
     assert together.min() >= 0
     assert together.max() <= 255
+
+
+def test_half_of_the_images_are_mirrored_unless_flip_is_none():
+    np.testing.assert_allclose(augmented(flip="none"), IMAGES, atol=1e-3)
+    either, still = (
+        augmented(rotation=0.1, zoom=0.2),
+        augmented(flip="none", rotation=0.1, zoom=0.2),
+    )
+    same = [np.array_equal(one, other) for one, other in zip(either, still, strict=True)]
+    assert {True, False} == set(same)  # a flip leaves the other draws alone
+    for place, mirrored in enumerate(augmented()):
+        expected = IMAGES[place] if same[place] else IMAGES[place, :, ::-1]
+        np.testing.assert_allclose(mirrored, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize(("flip", "learns"), [("none", True), ("horizontal", False)])
+def test_left_and_right_can_be_learned_where_nothing_is_mirrored(flip, learns):
+    """Arrows, and views of them as a head learns from."""
+    left = np.zeros((24, 24, 3), np.uint8)
+    for row in range(-8, 9):
+        left[12 + row, 4 + abs(row) : 14] = 255
+    arrows, labels = np.stack([left, left[:, ::-1]] * 32), np.arange(64) % 2
+    how = BOOK.model_copy(update={"flip": flip})
+    views = augmentation.augment(arrows, tf.constant([1, 2], tf.int64), how).numpy()
+    model = LogisticRegression(C=1e-4).fit(views.reshape(64, -1) / 255, labels)
+    correct = model.score(arrows[:2].reshape(2, -1) / 255, labels[:2])
+    trained = model.score(views.reshape(64, -1) / 255, labels)
+    assert (trained > 0.95 and correct == 1) == learns
 
 
 def test_another_change_leaves_the_draws_of_the_geometry_alone():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from convnets.models import saved
+from convnets.training.trained import MODEL, read
 from tests.commands import Clone, command
 
 pytestmark = pytest.mark.pipeline
@@ -38,7 +38,7 @@ def on(devices: int, stage: str) -> list[str]:
 
 
 def trained(clone: Clone, stage: str) -> Path:
-    return clone.folder / f"dvc-outs/trained/{stage.replace('@', '_')}.keras"
+    return clone.folder / f"dvc-outs/trained/{stage.replace('@', '_')}"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def histories(clone: Clone, stage: str) -> list[list[dict[str, float]]]:
     found = []
     for devices, told in ((1, "computes on CPU, float32"), (2, "computes on 2 × CPU, float32")):
         assert told in clone.run(*on(devices, stage))
-        found.append(saved.record(trained(clone, stage)).history)
+        found.append(read(trained(clone, stage)).history.to_dict("records"))
     return found
 
 
@@ -88,7 +88,7 @@ def test_two_devices_normalise_over_the_whole_batch(clone):
 def test_two_devices_resume_with_the_same_bytes(clone):
     """With dropout, whose state each device has."""
     clone.run(*on(2, DROPOUT))
-    undisturbed = trained(clone, DROPOUT).read_bytes()
+    undisturbed = (trained(clone, DROPOUT) / MODEL).read_bytes()
     process = subprocess.Popen(
         on(2, DROPOUT),
         cwd=clone.folder,
@@ -103,7 +103,7 @@ def test_two_devices_resume_with_the_same_bytes(clone):
     output = clone.run(*on(2, DROPOUT))
     assert "computes on 2 × CPU" in output
     assert "resuming after" in output
-    assert trained(clone, DROPOUT).read_bytes() == undisturbed
+    assert (trained(clone, DROPOUT) / MODEL).read_bytes() == undisturbed
 
 
 def test_only_as_many_devices_are_used_as_divide_all_sizes():

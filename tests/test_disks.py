@@ -182,10 +182,10 @@ def test_a_folder_that_may_not_be_written_to(tmp_path, archive, capsys):
 
 
 def test_a_file_where_the_folder_should_be(tmp_path, archive, capsys):
-    (tmp_path / "data").write_text("a file")
+    (tmp_path / "dvc-outs").write_text("a file")
     line = told(lambda: subset_of(archive, tmp_path / "dvc-outs/images"), capsys)
     assert "expected a folder there; move the file away" in line
-    assert (tmp_path / "data").read_text() == "a file"
+    assert (tmp_path / "dvc-outs").read_text() == "a file"
 
 
 def test_other_failures_are_defects_and_keep_their_traceback():

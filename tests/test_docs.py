@@ -72,8 +72,8 @@ STAND_INS = {
             CI,
         ),
         "pytest": ("grep -w pytest Makefile", CI),
-        "cp presets/photos.yaml params.yaml && dvc exp run -S data.path=$HOME/photos": (
-            "cp presets/photos.yaml params.yaml && dvc exp run -S data.path=$HOME/photos download "
+        "python -m convnets preset photos -S data.path=$HOME/photos && dvc repro": (
+            "python -m convnets preset photos -S data.path=$HOME/photos && dvc repro download "
             "&& git checkout -q . && dvc checkout -q",
             "ImageNet weights are out of reach: the stage that reads the photographs",
         ),
@@ -120,6 +120,15 @@ STAND_INS = {
             "dvc exp run --temp -S data.source=url "
             "-S data.path=http://127.0.0.1:5009/photos.zip download",
             "a server on loopback",
+        ),
+        "pip install s3fs": ("grep -F 's3 = [\"s3fs\"]' pyproject.toml", "it is in the group dev"),
+        "python -m convnets inspect s3://bucket/photos": (
+            "python -m convnets inspect file://$HOME/photos",
+            "test_bucket.py has a bucket",
+        ),
+        "dvc exp run -S data.source=url -S data.path=s3://bucket/photos download": (
+            "dvc exp run --temp -S data.source=url -S data.path=file://$HOME/photos download",
+            "as above",
         ),
         "dvc exp run -S image_size=180 -S backbone.weights=imagenet": (
             'python -c "import keras; keras.applications.VGG16(weights=None, include_top=False, '
@@ -413,7 +422,7 @@ def check_own_data(user: User) -> None:
     for stage in TRAINING:
         if "mnist" in stage:
             continue
-        path = user.clone.folder / f"dvc-outs/trained/{stage}.keras"
+        path = user.clone.folder / f"dvc-outs/trained/{stage}/model.keras"
         assert saved.class_names(path) == CLASSES
         assert saved.load(path).output_shape == (None, 3)
     (output,) = mlflow.MlflowClient().get_run(runs.loc["fine_tune", "run_id"]).outputs.model_outputs

@@ -47,12 +47,23 @@ def test_the_stages_that_users_know_are_there():
 
 
 @pytest.mark.parametrize("stage", TRAINING)
-def test_a_training_leaves_one_model_where_evaluate_finds_it(stage):
+def test_a_training_leaves_one_folder_where_evaluate_finds_it(stage):
     known = DECLARED[stage.partition("@")[0]]
     (out,) = known.get("do", known)["outs"]
     name = stage.replace("@", "_")
-    assert out.replace("${key}", stage.partition("@")[2]) == f"dvc-outs/trained/{name}.keras"
+    assert out.replace("${key}", stage.partition("@")[2]) == f"dvc-outs/trained/{name}"
     assert "dvc-outs/trained" in DECLARED["evaluate"]["deps"]
+
+
+def test_the_champion_is_an_artifact():
+    path = yaml.safe_load(TEXT)["artifacts"]["champion"]["path"]
+    assert path in [path for out in DECLARED["evaluate"]["outs"] for path in out]
+
+
+def test_the_host_runs_the_readme_s_two_commands():
+    (workflow,) = (ROOT / ".github/workflows").glob("*.yaml")
+    (job,) = yaml.safe_load(workflow.read_text())["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make repro", "make test"]
 
 
 def test_evaluation_concerns_evaluate_alone():

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from convnets.evaluation import calibration, chance, metrics
 from convnets.evaluation.calibration import Outputs
 from convnets.evaluation.metrics import Predictions
-from convnets.models.architectures import by_class, classifier, with_mirror
-from convnets.models.saved import best_epoch
-from tests.commands import record
+from convnets.models import answers
+from convnets.models.answers import by_class, classifier
+from convnets.models.architectures import with_mirror
+from convnets.training.trained import best_epoch, by_epoch
+
+EPOCH = {"accuracy": 0.5, "loss": 0.7, "val_accuracy": 0.5, "val_loss": 0.7}
 
 
 def test_wilson_is_the_published_example():
@@ -31,17 +34,17 @@ def test_the_interval_holds_the_share(total, data):
 def test_binary_and_many_classes_are_scored_alike():
     labels = np.array([0, 1, 1, 0])
     second = np.array([[0.2], [0.9], [0.4], [0.1]])
-    binary = metrics.score(Predictions(labels, by_class(second)), record([]))
+    binary = metrics.score(Predictions(labels, by_class(second)), EPOCH)
     assert (binary["test_accuracy"], binary["roc_auc"]) == (0.75, 1.0)
     many = np.eye(3)[[0, 1, 2, 2]] * 0.9 + 0.1 / 3
     tested = Predictions(np.array([0, 1, 2, 0]), many)
-    assert metrics.score(tested, record([]))["test_accuracy"] == 0.75
+    assert metrics.score(tested, EPOCH)["test_accuracy"] == 0.75
 
 
 def test_a_metric_is_a_row_of_one_table():
     """Balanced accuracy and macro F1 show what accuracy hides if classes are unequal."""
     always = Predictions(np.array([0] * 9 + [1]), np.tile([0.9, 0.1], (10, 1)))
-    found = metrics.score(always, record([]))
+    found = metrics.score(always, EPOCH)
     assert (found["test_accuracy"], found["balanced_accuracy"]) == (0.9, 0.5)
     assert found["macro_f1"] == pytest.approx(0.9 / 1.9)  # (2·9/19 + 0) / 2
     assert set(found) == {metric.name for metric in metrics.METRICS} | {"low", "high"}
@@ -49,23 +52,22 @@ def test_a_metric_is_a_row_of_one_table():
 
 def test_validation_scores_are_those_of_the_epoch_that_was_kept():
     epochs = [{"val_accuracy": a, "val_loss": b} for a, b in ((0.5, 0.9), (0.8, 0.4), (0.9, 0.6))]
-    tested = Predictions(np.array([0, 1]), np.eye(2))
-    for monitor, kept in (("val_loss", 2), ("val_accuracy", 3)):
-        known = record([], history=epochs, monitor=monitor)
-        assert known.best == kept
-        found = metrics.score(tested, known)
-        assert [found["val_accuracy"], found["val_loss"]] == list(epochs[kept - 1].values())
+    assert best_epoch(by_epoch(epochs), "val_loss") == 2
+    assert best_epoch(by_epoch(epochs), "val_accuracy") == 3
+    found = metrics.score(Predictions(np.array([0, 1]), np.eye(2)), epochs[1])
+    assert [found["val_accuracy"], found["val_loss"]] == [0.8, 0.4]
 
 
 def test_of_epochs_that_are_equally_accurate_the_lower_loss_is_kept():
-    epochs = [{"val_accuracy": a, "val_loss": b} for a, b in ((0.9, 0.5), (0.9, 0.4), (0.9, 0.4))]
+    rows = [{"val_accuracy": a, "val_loss": b} for a, b in ((0.9, 0.5), (0.9, 0.4), (0.9, 0.4))]
+    epochs = by_epoch(rows)
     assert best_epoch(epochs, "val_accuracy") == best_epoch(epochs, "val_loss") == 2
 
 
 def certain(labels: np.ndarray, right: np.ndarray, odds: float) -> Outputs:
     """Outputs of a model with these odds for its prediction, which is right or wrong."""
     predicted = np.where(right, labels, 1 - labels)
-    return Outputs(labels, (odds * np.eye(2)[predicted])[None])
+    return Outputs(labels, (odds * np.eye(2)[predicted])[:, None])
 
 
 def calibrated(labels: np.ndarray, right: np.ndarray, odds: float) -> calibration.Calibrated:
@@ -92,7 +94,7 @@ def test_calibration_changes_no_prediction_and_never_the_order(seed, classes, sc
     chance = np.random.default_rng(seed)
     labels = np.arange(60) % classes
     logits = scale * (np.eye(classes)[labels] + chance.normal(0, 1, (60, classes)))
-    given = Outputs(labels, logits[None])
+    given = Outputs(labels, logits[:, None])
     found = calibration.calibrate(given, given)
     assert (found.test.predicted == logits.argmax(axis=1)).all()
     assert found.test.probabilities.sum(axis=1) == pytest.approx(np.ones(60))
@@ -118,7 +120,7 @@ def test_the_champion_is_chosen_by_validation():
     labels, order = np.tile([0, 1], 40), np.arange(80)
     lucky = calibrated(labels, order >= 2, 30)
     sharp = certain(labels, order >= 4, 4)
-    sharp.logits[0, order < 8] *= 0.05  # it knows where it is not sure
+    sharp.logits[order < 8] *= 0.05  # it knows where it is not sure
     found = {
         "lucky": lucky,
         "sharp": calibration.calibrate(sharp, sharp),
@@ -146,15 +148,14 @@ def test_the_saved_model_is_calibrated(classes, kind):
     }[kind]()
     pixels = np.random.default_rng(0).normal(0, 9, (32, 2, 2, 3)).astype("f4")
     labels = np.arange(32) % 2
-    logits = calibration.logits(
-        model, tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(8)
-    )
-    assert logits.shape == (2 if kind == "mirrored" else 1, 32, classes)
+    logits = answers.logits(model, tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(8))
+    assert logits.shape == (32, 2 if kind == "mirrored" else 1, classes)
+    assert logits.dtype == np.float32
     given, config = Outputs(labels, logits), model.get_config()
     np.testing.assert_allclose(
         given.predictions().probabilities, by_class(model.predict(pixels, verbose=0)), atol=1e-6
     )
-    calibration.apply(model, 7.0)
+    answers.divide(model, 7.0)
     np.testing.assert_allclose(
         given.predictions(7.0).probabilities, by_class(model.predict(pixels, verbose=0)), atol=1e-6
     )

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from convnets.data import examples
-from convnets.models import architectures, saved
+from convnets.models import answers, architectures, saved
 from convnets.serving import export as exporting
 from convnets.training import cached
 from tests.commands import ROOT, backbone_of, record, said
@@ -42,7 +42,7 @@ def mirrored() -> keras.Model:
     frozen = keras.Model(pixels, keras.layers.BatchNormalization()(maps))
     features = keras.Input(frozen.output_shape[1:])
     flat = keras.layers.LayerNormalization()(keras.layers.Flatten()(features))
-    top = keras.Model(features, architectures.classifier(flat, 2), name="head")
+    top = keras.Model(features, answers.classifier(flat, 2), name="head")
     return cached.end_to_end(frozen, top, "mirrored", mirrored=True)
 
 
@@ -155,9 +155,11 @@ def test_an_export_answers_as_the_model_and_the_table_says_how_nearly(
         "output": f"float32, (n, {len(classes)}), the probability of each class",
         "classes": classes,
     }
-    images, labels, *_ = examples.load(Path("dvc-outs/images/test.npy"), Path("dvc-outs/images/test.csv"))
+    images, labels, *_ = examples.load(
+        Path("dvc-outs/images/test.npy"), Path("dvc-outs/images/test.csv")
+    )
     model = saved.load(Path("models/champion.keras"))
-    expected = architectures.by_class(model.predict(images, verbose=0))
+    expected = answers.by_class(model.predict(images, verbose=0))
     assert expected.std(axis=0).min() > 0.05  # else any answer would be near
     found = probabilities(path, images.astype(np.float32))
     difference = np.abs(found - expected).max()
@@ -165,10 +167,10 @@ def test_an_export_answers_as_the_model_and_the_table_says_how_nearly(
     header, keras_row, row = (line.split() for line in lines[1:])
     assert header[:4] == ["model", "largest", "difference", "accuracy"]
     count = len(arguments.replace(" --quantize", "").split())
-    for told, answers in ((keras_row[1:], expected), (row[count:], found)):
+    for told, outputs in ((keras_row[1:], expected), (row[count:], found)):
         away, accuracy, megabytes, milliseconds = map(float, told)
-        assert away == pytest.approx(0 if answers is expected else difference, abs=1e-4)
-        assert accuracy == pytest.approx((answers.argmax(axis=1) == labels).mean(), abs=1e-4)
+        assert away == pytest.approx(0 if outputs is expected else difference, abs=1e-4)
+        assert accuracy == pytest.approx((outputs.argmax(axis=1) == labels).mean(), abs=1e-4)
         assert megabytes > 0
         assert milliseconds > 0
 
@@ -262,7 +264,7 @@ def test_a_model_that_a_format_cannot_hold_is_told(project, tmp_path, capsys, mo
     inputs = keras.Input((SIZE, SIZE, 3))
     odd = keras.ops.erfinv(keras.ops.mean(inputs, axis=(1, 2)) / 1000)
     path = tmp_path / "odd.keras"
-    saved.save(keras.Model(inputs, architectures.classifier(odd, 2)), path, record(TWO))
+    saved.save(keras.Model(inputs, answers.classifier(odd, 2)), path, record(TWO))
     for form, suffix in (("litert", ".tflite"), ("onnx", ".onnx")):
         out = tmp_path / f"odd{suffix}"
         _, error = export(capsys, monkeypatch, form, "--model", str(path), "--out", str(out))
@@ -296,11 +298,11 @@ def test_a_real_backbone(tmp_path):
     frozen = backbone_of("VGG16", 48)
     features = keras.Input(frozen.output_shape[1:])
     flat = keras.layers.LayerNormalization()(keras.layers.Flatten()(features))
-    top = keras.Model(features, architectures.classifier(flat, 2), name="head")
+    top = keras.Model(features, answers.classifier(flat, 2), name="head")
     model = cached.end_to_end(frozen, top, "mirrored", mirrored=True)
     write_project(tmp_path, model, TWO)
     images = np.load(tmp_path / "dvc-outs/images/test.npy")
-    expected = architectures.by_class(model.predict(images, verbose=0))
+    expected = answers.by_class(model.predict(images, verbose=0))
     for arguments, form, tolerance in (KINDS["onnx"], KINDS["int8"]):
         run(tmp_path, *arguments.split())
         path = tmp_path / "models" / form.format("champion")

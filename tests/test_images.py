@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -26,7 +26,7 @@ else:
 
 RED = Image.new("RGB", (60, 40), (250, 10, 10))
 BLUE = Image.new("RGB", (60, 40), (10, 10, 250))
-KINDS = ["JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", *HEIC]
+KINDS = ["JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", *HEIC]
 ORIENTATION = 0x0112
 
 
@@ -60,11 +60,6 @@ def ifd(*entries: tuple[int, int, int, bytes], rest: bytes = b"") -> bytes:
 
 def png(pixels: np.ndarray, kind: int, clear: bytes = b"") -> bytes:
     """A PNG of 16 bits and the colour type `kind`, which Pillow reads but does not write."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(name + data))
-        return struct.pack(">I", len(data)) + name + data + check
-
     height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     return (
@@ -124,6 +119,12 @@ def ycck() -> bytes:
         encoded(RED.convert("RGBA"), "PNG"),
         encoded(RED.convert("RGBA"), "WEBP", lossless=True),
         encoded(RED.quantize(), "BMP"),
+        encoded(RED, "JPEG2000", no_jp2=True),
+        encoded(RED.convert("RGBA"), "JPEG2000"),
+        encoded(RED, "JPEG2000", tile_size=(32, 32), irreversible=True),
+        b"P6\n# by hand\n4 4 # another\n65535\n" + 16 * struct.pack(">3H", 64250, 2570, 2570),
+        b"P6 4 4 51 " + 16 * bytes([50, 2, 2]),
+        b"P3 4 4\n# by hand\n255\n" + 16 * b"250 10 10 # red\n",
         encoded(RED, "TIFF", compression="tiff_lzw"),
         encoded(RED, "TIFF", compression="jpeg"),
         encoded(RED.quantize(), "TIFF"),
@@ -134,7 +135,173 @@ def test_every_kind_keeps_its_colour(content):
     assert np.abs(np.subtract(colour(content), (250, 10, 10))).max() < 12
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "TIFF"])
+def chunk(name: bytes, data: bytes) -> bytes:
+    check = struct.pack(">I", zlib.crc32(name + data))
+    return struct.pack(">I", len(data)) + name + data + check
+
+
+def noted(*chunks: bytes) -> bytes:
+    """A PNG with chunks behind its header."""
+    content = encoded(RED, "PNG")
+    return content[:33] + b"".join(chunks) + content[33:]
+
+
+ZEROS = zlib.compress(bytes(5 * 2**20))
+NOISE = np.random.default_rng(0).bytes(3 * 2**20)
+SHORT = encoded(RED)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        noted(chunk(b"iCCP", b"name\0\0" + ZEROS)),
+        noted(chunk(b"iCCP", b"name\0\0" + zlib.compress(NOISE))),
+        noted(chunk(b"zTXt", b"key\0\0" + ZEROS)),
+        noted(chunk(b"iTXt", b"key\0\1\0\0\0" + ZEROS)),
+        noted(chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + ZEROS)),
+        noted(*70 * [chunk(b"tEXt", b"key\0" + bytes(2**20))]),
+        noted(chunk(b"tEXt", b"key\0text")[:-1] + b"?", chunk(b"prIv", NOISE)),
+        encoded(RED, "PNG")[:-12] + chunk(b"zTXt", b"key\0\0" + ZEROS) + chunk(b"IEND", b""),
+        encoded(RED, "PNG") + NOISE,
+        encoded(RED, icc_profile=NOISE),
+        SHORT[:2] + 200 * (b"\xff\xfe\xff\xff" + bytes(65533)) + SHORT[2:],
+        SHORT[:2] + 999 * b"\xff" + SHORT[2:20] + bytes(999) + SHORT[20:] + NOISE,
+        b"\xef\xbb\xbf\r\n" + SHORT,
+        encoded(RED, "WEBP", icc_profile=NOISE, xmp=NOISE),
+        encoded(RED, "GIF", comment=NOISE),
+        encoded(RED, "TIFF", icc_profile=NOISE, description="text" * 2**20),
+        encoded(RED, "JPEG2000", comment=60_000 * "c") + NOISE,
+    ],
+)
+def test_notes_and_what_is_around_do_not_cost_the_picture(content):
+    assert np.abs(np.subtract(colour(content), (250, 10, 10))).max() < 12
+
+
+def test_a_turn_is_kept_where_other_notes_are_cut_out():
+    xmp = b'<x:xmpmeta><a tiff:Orientation="6"/></x:xmpmeta>'
+    content = encoded(TURNED, "PNG")
+    for note in (
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+        chunk(
+            b"zTXt",
+            b"Raw profile type exif\0\0"
+            + zlib.compress(b"\nexif\n%8d\n%s\n" % (len(oriented(6)), oriented(6).hex().encode())),
+        ),
+    ):
+        assert_upright(content[:33] + note + content[33:])
+
+
+def tiff(*tags: tuple[int, int, bytes]) -> bytes:
+    """A TIFF of 8 × 8 pixels by its other tags: number, type of value and value."""
+    size = {1: 1, 2: 1, 3: 2, 4: 4}
+    tags = ((256, 3, b"\x08\0"), (257, 3, b"\x08\0"), *tags)
+    body, rest = struct.pack("<H", len(tags)), b""
+    for tag, kind, value in sorted(tags):
+        stored = value.ljust(4, b"\0")
+        if len(value) > 4:
+            stored = struct.pack("<I", 14 + 12 * len(tags) + len(rest))
+            rest += value
+        body += struct.pack("<HHI", tag, kind, len(value) // size[kind]) + stored
+    return b"II*\0\x08\0\0\0" + body + bytes(4) + rest
+
+
+def words(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}H", *values)
+
+
+@pytest.mark.parametrize(
+    ("bands", "colours", "bits"), [(13, 1, 16), (4, 1, 8), (3, 1, 16), (5, 2, 8), (8, 2, 16)]
+)
+def test_more_bands_than_a_picture_has_are_named(bands, colours, bits):
+    content = tiff(
+        (258, 3, words(*bands * [bits])),
+        (262, 3, words(colours)),
+        (277, 3, words(bands)),
+        (338, 3, words(*(bands - 2 * colours + 1) * [0])),
+        (273, 4, struct.pack("<I", 0)),
+    )
+    with pytest.raises(images.ImageError, match=rf"^{bands} bands, .* RGB"):
+        images.header(content)
+    siz = bytearray(encoded(RED, "JPEG2000", no_jp2=True))
+    siz[41] = bands + 2
+    with pytest.raises(images.ImageError, match=rf"^{bands + 2} bands, "):
+        images.header(bytes(siz))
+
+
+def rescanned(times: int) -> bytes:
+    """A progressive JPEG whose last scan is there so many times."""
+    content = encoded(Image.new("RGB", (4000, 3000)), progressive=True)
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + times * scan + content[-2:]
+
+
+def recoded(at: int, *values: tuple[str, int]) -> bytes:
+    """A JPEG 2000 with other values in its header, from a place on."""
+    content = bytearray(encoded(Image.new("RGB", (2000, 2000)), "JPEG2000"))
+    start = content.index(b"\xff\x4f\xff\x51") + at
+    for form, value in values:
+        struct.pack_into(form, content, start, value)
+        start += struct.calcsize(form)
+    return bytes(content)
+
+
+def run_lengths(side: int) -> bytes:
+    """A BMP of run lengths, which Pillow decodes in Python, of a few bytes."""
+    head = struct.pack("<IiiHHIIIIII", 40, side, side, 1, 8, 1, 2, 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 1080, 0, 0, 1078) + head + bytes(1024) + b"\0\1"
+
+
+SIZ, COD = 8, 51  # where a JPEG 2000 has its size, and how it is coded
+GREY = ((258, 3, words(8)), (262, 3, words(1)), (277, 3, words(1)), (259, 3, words(5)))
+
+
+@pytest.mark.parametrize(
+    ("content", "costs"),
+    [
+        (rescanned(1200), "1,210 scans cost as much as 1,452.0 megapixels"),
+        (SHORT[:2] + 2**20 * b"\xff\xe0\0\2" + SHORT[2:], "more segments"),
+        (SHORT[:2] + 600 * (b"\xff\xe1\0\x0aExif\0\0\0\0") + SHORT[2:], "more segments"),
+        (SHORT[:2] + 2**22 * b"\xff" + SHORT[2:], "more segments or padding"),
+        (rescanned(0)[:-2] + 2**17 * b"\xff\xfe\0\2" + b"\xff\xd9", "more segments"),
+        (noted(2**18 * chunk(b"IDAT", b"")), "more chunks"),
+        (run_lengths(5000), "costs as much as 1,875.0 megapixels"),
+        (b"P3 2000 2000 255 ", "costs as much as 300.0 megapixels"),
+        (tiff(*GREY, (322, 4, b"\xff\xff\xff\x7f"), (323, 4, b"\0\1\0\0")), "a tile costs"),
+        (tiff(*GREY, (322, 2, b"abcd"), (323, 4, b"\xff\xff\xff\x7f")), "a tile costs"),
+        (tiff(*GREY, (273, 4, bytes(2**22))), "its strips or tiles cost"),
+        (recoded(SIZ + 16, (">I", 1), (">I", 1)), "tiles, layers and blocks cost"),
+        (recoded(COD + 6, (">H", 65535)), "tiles, layers and blocks cost"),
+        (recoded(COD + 10, ("B", 0), ("B", 0)), "tiles, layers and blocks cost"),
+        (recoded(SIZ, (">I", 60_000), (">I", 60_000)), "3,600.0 megapixels"),
+    ],
+)
+def test_what_decoding_would_cost_is_known_before(content, costs):
+    """Each took seconds or gigabytes."""
+    for function in (images.header, lambda content: images.decode(content, 8)):
+        with pytest.raises(images.ImageError, match=costs):
+            function(content)
+
+
+def test_precincts_count_wherever_they_are_told():
+    content = encoded(Image.new("RGB", (2000, 2000)), "JPEG2000")
+    coding = bytearray(content[content.index(b"\xff\x52") :][:14])
+    coding[3:5], levels = bytes([coding[3] + 6, 1]), coding[9]
+    assert levels == 5
+    of_tile = bytes(coding) + 6 * b"\x11"
+    place = content.index(b"\xff\x93")
+    with pytest.raises(images.ImageError, match="blocks cost"):
+        images.header(content[:place] + of_tile + content[place:])
+    assert images.header(content) == ("JPEG2000", (2000, 2000))
+
+
+def test_a_comment_may_be_in_front_of_a_gif_s_first_frame_only_for_a_while():
+    content = encoded(RED, "GIF")
+    place = content.index(b",")
+    with pytest.raises(images.ImageError):
+        images.header(content[:place] + b"!\xfe" + 2**22 * b"\1a" + b"\0" + content[place:])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "TIFF", "PPM"])
 def test_pictures_of_one_bit(kind):
     half = Image.new("1", (40, 40))
     half.paste(1, (0, 0, 20, 40))
@@ -363,6 +530,8 @@ def test_a_panorama_is_decoded():
         ("PNG", "RGBA", {"compress_level": 1, "exif": oriented(6)}),
         ("WebP", "RGBA", {"method": 0}),
         ("AVIF", "RGBA", {"speed": 10, "subsampling": "4:4:4"}),
+        ("JPEG2000", "RGBA", {"codeblock_size": (32, 32)}),
+        ("JPEG2000", "RGB", {"precinct_size": (64, 64), "codeblock_size": (32, 32)}),
         ("TIFF", "F", {"compression": "tiff_lzw", "tiffinfo": {278: 3000, 274: 6}}),
     ],
 )
@@ -481,16 +650,24 @@ SEEDS = [
     encoded(PHOTO.resize((24, 16)).convert("RGBA"), "WEBP", lossless=True),
     encoded(PHOTO.resize((24, 16)), "TIFF", compression="tiff_lzw"),
     encoded(PHOTO.resize((24, 16)), "TIFF", compression="jpeg"),
+    encoded(PHOTO.resize((24, 16)), "JPEG2000", no_jp2=True, tile_size=(8, 8)),
+    encoded(PHOTO.resize((24, 16)).convert("1"), "PPM"),
+    b"P3 4 4 # comment\n255\n" + 16 * b"250 10 10\n",
+    noted(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>"), chunk(b"zTXt", b"key\0\0" + ZEROS)),
 ]
 
 
-@settings(max_examples=1500)
+@settings(
+    max_examples=2500,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     seed=st.sampled_from(SEEDS),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
     kept=st.just(1.0) | st.floats(0, 1),
 )
-def test_damaged_bytes_are_pixels_or_a_reason(seed, flips, kept):
+def test_damaged_bytes_are_pixels_or_a_reason(capfd, seed, flips, kept):
     content = bytearray(seed)
     for place, value in flips:
         content[int(place * len(content))] = value
@@ -502,3 +679,51 @@ def test_damaged_bytes_are_pixels_or_a_reason(seed, flips, kept):
             assert str(error).isprintable()
         else:
             assert (pixels.shape, pixels.dtype) == ((8, 8, 3), np.uint8)
+            assert images.header(bytes(content[: int(kept * len(content))]))
+    assert capfd.readouterr() == ("", "")
+
+
+PLAIN = "cat.jpg cat.JPEG cat.jfif cat.HIF cat.jp2 cat.pgm cat.pbm cat.tiff"
+ODD = "cat cat.JPG_large cat.jpg!d cat.jpeg?x=1 0a1b2c.9f d41d8cd98f00b204 cat.bin cat.tmp"
+
+
+@pytest.mark.parametrize("kind", [each for each in KINDS if each != "TIFF"])
+def test_a_picture_is_known_by_its_first_bytes_where_its_ending_says_nothing(kind):
+    asked = []
+
+    def read(name, most):
+        asked.append(most)
+        return encoded(RED, kind)[:most]
+
+    assert all(images.is_picture(name, read) for name in PLAIN.split())
+    assert not asked
+    assert all(images.is_picture(name, read) for name in ODD.split())
+    assert max(asked) <= 1024
+    for known in ("cat.txt", "cat.csv", "cat.mp4", "cat.pdf", "cat.html"):
+        assert not images.is_picture(known, read)
+    assert len(asked) == len(ODD.split())
+
+
+def test_what_begins_as_a_tiff_is_one_by_its_ending_or_without_any():
+    """As raw photographs and slides do."""
+    content = encoded(RED, "TIFF")
+    names = ("cat", "cat.tif", "cat.cr2", "cat.dng", "cat.NEF", "cat.svs")
+    seen = [name for name in names if images.is_picture(name, lambda *_: content)]
+    assert seen == ["cat", "cat.tif"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"BMW is a car, and no picture", b"P5 is a letter", b"GIF", b"II*", b"# text\n"],
+)
+def test_other_files_are_no_pictures(content):
+    assert images.kind(content) is None
+    assert not images.is_picture("cat", lambda *_: content)
+
+
+def test_what_cannot_be_looked_at_is_no_picture():
+    def read(name, most):
+        raise PermissionError(13, "Permission denied")
+
+    assert not images.is_picture("cat", read)
+    assert images.is_picture("cat.jpg", read)

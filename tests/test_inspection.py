@@ -80,12 +80,14 @@ def test_an_archive_is_seen_as_the_folder_is(photos, form):
 @pytest.mark.parametrize("name", ODD)
 def test_dvc_takes_the_command_as_it_is(photos, name):
     odd = photos.rename(photos.with_name(name))
-    program, *words = shlex.split(inspection.inspect(str(odd))["command"])
-    assert (program, words[:2]) == ("dvc", ["exp", "run"])
-    assert set(words[2::2]) == {"-S"}
+    command, then = inspection.inspect(str(odd))["command"].split(" && ")
+    program, *words = shlex.split(command)
+    assert (program, words[:4]) == ("python", ["-m", "convnets", "preset", "photos"])
+    assert then == "dvc repro"
+    assert set(words[4::2]) == {"-S"}
     shutil.copy(ROOT / "params.yaml", photos.parent)
     changed = photos.parent / "params.yaml"
-    apply_overrides(str(changed), words[3::2])
+    apply_overrides(str(changed), words[5::2])
     assert yaml.safe_load(changed.read_text())["data"]["path"] == str(odd)
     p = params.load(changed)
     assert (p.data.source, p.subset.train, p.subset.test) == ("folder", "rest", 0.15)

@@ -1,7 +1,9 @@
 """The book's architectures to the parameter, and models as files."""
 
+import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -10,16 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
+import hypothesis
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import strategies as st
+from keras.src.backend.common import global_state
 
 from convnets.base import params
 from convnets.base.console import InputError
 from convnets.data import sample
-from convnets.evaluation import calibration, explain
-from convnets.models import architectures, backbone, internals, precision, saved
+from convnets.evaluation import explain
+from convnets.models import answers, architectures, backbone, internals, precision, saved
 from convnets.training import cached, features
 from tests.commands import ROOT, backbone_of, record, some_slow
 
@@ -242,7 +248,7 @@ def test_any_graph_of_a_backbone_computes_the_same_all_the_way(tmp_path, outputs
     np.testing.assert_allclose(whole(pixels), head(features), atol=1e-3)
     assert explain.grad_cam(whole, pixels, np.array([0, 1, 0, 1])).shape[1:] == (16, 16)
     assert explain.feature_maps(whole, pixels[0]).ndim == 3
-    calibration.apply(whole, 2)
+    answers.divide(whole, 2)
 
 
 def test_a_backbone_of_few_places_or_without_a_plain_convolution_is_explained(tmp_path):
@@ -504,7 +510,7 @@ def test_a_record_comes_back(tmp_path):
     saved.save(architectures.mnist_convnet(True), tmp_path / "a.keras", known)
     assert saved.record(tmp_path / "a.keras") == known
     architectures.mnist_convnet(True).save(tmp_path / "foreign.keras")
-    with pytest.raises(InputError, match=r"foreign\.keras: has no record of its training"):
+    with pytest.raises(InputError, match=r"foreign\.keras: has no record"):
         saved.record(tmp_path / "foreign.keras")
 
 
@@ -655,3 +661,121 @@ def test_no_model_file_carries_the_time(tmp_path):
     saved.save(architectures.mnist_convnet(True), tmp_path / "a.keras", record([]))
     with zipfile.ZipFile(tmp_path / "a.keras") as file:
         assert b"date_saved" not in file.read("metadata.json")
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory) -> dict[str, bytes]:
+    """What is in a real, small model."""
+    path = tmp_path_factory.mktemp("small") / "small.keras"
+    layers, inputs = keras.layers, keras.Input((8, 8, 3))
+    x = layers.Flatten()(layers.Conv2D(2, 3)(layers.RandomFlip()(inputs)))
+    saved.save(keras.Model(inputs, layers.Dense(3)(x)), path, record(["a", "b", "c"]))
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def packed(members: dict[str, bytes], path: Path, how: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def outcomes(path: Path) -> list[str]:
+    """What each way to read a model says: nothing, or its one line."""
+    said = []
+    for read in (saved.load, saved.record, saved.class_names):
+        try:
+            read(path)
+            said.append("")
+        except InputError as error:
+            said.append(str(error))
+            assert str(error).startswith(f"{path}: ")
+            assert str(error).isprintable()
+            assert len(str(error)) < len(str(path)) + 400
+    return said
+
+
+@hypothesis.settings(max_examples=60, derandomize=True)
+@hypothesis.given(st.data())
+def test_a_damaged_model_is_one_line_or_a_model(members, tmp_path_factory, data):
+    changed = data.draw(st.sampled_from(["the file", *members]))
+    path = packed(members, tmp_path_factory.mktemp("damaged") / "model.keras")
+    content = bytearray(path.read_bytes() if changed == "the file" else members[changed])
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content)))
+        cut = data.draw(st.sampled_from([0, 1, 2, 9, len(content)]))
+        content[place : place + cut] = data.draw(st.binary(max_size=4))
+    if changed == "the file":
+        path.write_bytes(content)
+    else:
+        packed(members | {changed: bytes(content)}, path)
+    outcomes(path)
+
+
+def encrypted(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        for found in re.finditer(re.escape(mark), bytes(content)):
+            content[found.start() + flags] |= 1
+    path.write_bytes(content)
+
+
+def test_what_is_no_model_is_one_line(members, tmp_path):
+    path = packed(members, tmp_path / "model.keras")
+    assert outcomes(path) == ["", "", ""]
+    encrypted(path)
+    assert all("encrypted" in line for line in outcomes(path))
+    folder, pipe = tmp_path / "folder.keras", tmp_path / "pipe.keras"
+    folder.mkdir()
+    os.mkfifo(pipe)
+    for path in (folder, pipe):
+        assert all("not a file" in line for line in outcomes(path))
+    for metadata in (b"", b"[]", b"\xff", b"[" * 10**6, b'{"classes": "abc"}', b"9" * 5000):
+        path = packed(members | {"metadata.json": metadata}, tmp_path / "model.keras")
+        assert all(outcomes(path)[1:])
+
+
+def layer(config: dict[str, Any], kind: str) -> dict[str, Any]:
+    (found,) = (each for each in config["config"]["layers"] if each["class_name"] == kind)
+    return found["config"]
+
+
+def test_a_model_takes_no_more_than_its_file(members, tmp_path):
+    path = tmp_path / "model.keras"
+    large = members | {"metadata.json": b"[" + b"[]," * 3 * 10**6 + b"[]]"}
+    assert all("larger than 8 MB" in line for line in outcomes(packed(large, path)))
+    packed(large, path, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 10**5
+    assert all("compressed" in line for line in outcomes(path))
+
+    for kind, change, why in (
+        ("Dense", {"units": 10**9}, "1,000,000,000 values"),
+        ("Dense", {"units": 10**6}, "fewer weights"),
+        ("Conv2D", {"filters": 10**30}, "cannot be loaded safely"),
+        ("InputLayer", {"batch_shape": [None, 10**6, 10**6, 3]}, "cannot be loaded safely"),
+    ):
+        config = json.loads(members["config.json"])
+        layer(config, kind).update(change)
+        packed(members | {"config.json": json.dumps(config).encode()}, path)
+        assert why in outcomes(path)[0]
+
+    weights = io.BytesIO(members["model.weights.h5"])
+    with h5py.File(weights, "a") as file:
+        kernel = "layers/dense/vars/0"
+        del file[kernel]
+        file.create_dataset(kernel, (10**9,), "f4", chunks=(1000,), compression="gzip")
+    packed(members | {"model.weights.h5": weights.getvalue()}, path)
+    assert "fewer weights" in outcomes(path)[0]
+
+
+def test_a_model_is_loaded_without_a_trace(members, tmp_path):
+    """Neither Python's random numbers, from which Keras takes seeds, nor weights made in vain."""
+    path = packed(members, tmp_path / "model.keras")
+    random.seed(1)
+    saved.load(path)
+    after = random.random()
+    random.seed(1)
+    keras.models.load_model(path, compile=False)
+    assert after == random.random()
+    assert global_state.get_global_attribute("uninitialized_variables") == []

@@ -22,6 +22,8 @@ from dvc.stage import Stage
 from playwright.sync_api import Page, expect
 
 from convnets.base import files
+from convnets.models import saved
+from convnets.models.answers import by_class, probabilities
 from tests.clusters import nodes
 from tests.commands import (
     ROOT,
@@ -236,6 +238,19 @@ def test_the_cache_agrees_with_the_models(clone):
         assert runs.loc[stage, "metrics.cache_disagreement"] < 0.02
 
 
+def test_the_answers_are_those_of_the_models(clone):
+    """For each test image, a row: what the model makes of its pixels."""
+    pixels = np.load(clone.folder / "dvc-outs/images/test.npy")
+    for stage in OF_IMAGES:
+        folder = clone.folder / "dvc-outs/trained" / stage
+        names = {"history.csv", "model.keras", "test.npy", "validation.npy"}
+        assert {path.name for path in folder.iterdir()} == names
+        logits = np.load(folder / "test.npy")
+        assert (logits.dtype, len(logits)) == (np.float32, len(pixels))
+        made = by_class(saved.load(folder / "model.keras").predict(pixels, verbose=0))
+        assert probabilities(logits) == pytest.approx(made, abs=0.02), stage  # the cache's rounding
+
+
 @pytest.fixture(scope="module")
 def ui(clone):
     """The address of the list of runs in the MLflow UI, as `make ui` prints it."""
@@ -421,12 +436,12 @@ def test_a_dead_tracking_server_costs_no_stage(clone):
 
 
 def test_the_metrics_and_plots_have_something_to_show(clone):
-    shown = clone.run("dvc", "metrics", "show").splitlines()
-    names = ["Path", "test_accuracy", "test_loss", "val_accuracy", "val_loss"]
-    assert shown[0].split() == names
-    files = {f"metrics/models/{stage.replace('@', '_')}.json" for stage in TRAINING}
-    assert {line.split()[0] for line in shown[1:]} == files
-    assert max(map(len, shown)) <= 120
+    (shown,) = json.loads(clone.run("dvc", "metrics", "show", "--json"))[""]["data"].values()
+    models = {stage.replace("@", "_") for stage in TRAINING}
+    assert next(iter(shown["data"])) == "champion"  # in a narrow terminal, only the first are seen
+    assert set(shown["data"]) == {"champion", *models}
+    names = {"test_accuracy", "test_loss", "val_accuracy", "val_loss"}
+    assert all(set(scores) == names for scores in shown["data"].values())
     header, *_ = clone.run("dvc", "exp", "show", "--md").splitlines()
     # A column for each metric, param and dep. One more model brings four metrics and a section.
     assert header.strip("|").count("|") + 1 <= 138 + 15 * (len(TRAINING) - 8)
@@ -522,17 +537,19 @@ PROBE = """
       - dvc-outs/features
       - dvc-outs/images
     params: [class_weight, epochs, monitor, precision, seed, train_linear_probe]
-    outs: [dvc-outs/trained/train_linear_probe.keras]
+    outs: [dvc-outs/trained/train_linear_probe]
 """
 PROBE_PARAMS = """
 train_linear_probe:
-  features: [images, mirrored]
+  features: images
+  mirrored: true
   architecture: dense
   epochs: 3
   batch_size: 32
   optimizer: adam
   learning_rate: 0.001
   schedule: cosine
+  weight_decay: 0
   units: null
   dropout: 0
 """
@@ -541,7 +558,7 @@ train_linear_probe:
 def test_a_new_head_is_a_block_and_a_section(clone):
     """It is trained, compared, plotted and in the report; without its block it is left over."""
     pipeline = clone.folder / "dvc.yaml"
-    changed = [pipeline, clone.folder / "params.yaml", *clone.folder.glob("presets/*.yaml")]
+    changed = [pipeline, clone.folder / "params.yaml", clone.folder / "presets/book.yaml"]
     before = {path: path.read_text() for path in changed}
     clone.run("dvc", "repro")  # back to the last commit, after other tests' changes
     pipeline.write_text(before[pipeline].replace("\n  fine_tune:", f"{PROBE}\n  fine_tune:", 1))
@@ -554,7 +571,7 @@ def test_a_new_head_is_a_block_and_a_section(clone):
         table = pd.read_csv(metrics / "comparison.csv", index_col="model")
         names = [stage.replace("@", "_") for stage in TRAINING]
         assert sorted(table.index) == sorted(["train_linear_probe", *names])
-        assert "train_linear_probe.json" in clone.run("dvc", "metrics", "show")
+        assert "train_linear_probe.test_accuracy" in clone.run("dvc", "metrics", "show", "--md")
         curves = pd.read_csv(metrics / "curves.csv").query("model == 'train_linear_probe'")
         assert list(curves["epoch"]) == [1, 2]  # the top-level `epochs` takes precedence
         clone.run("dvc", "plots", "show")
@@ -574,8 +591,8 @@ def test_a_new_head_is_a_block_and_a_section(clone):
             path.write_text(text)
     # DVC does not see that its stage is gone: its file must go too, as CONTRIBUTING.md says.
     left = clone.run("dvc", "repro", "--single-item", "--force", "evaluate", status=255)
-    assert "dvc-outs/trained/train_linear_probe.keras: no stage makes it; remove it" in left
-    (clone.folder / "dvc-outs/trained/train_linear_probe.keras").unlink()
+    assert "rm -r dvc-outs/trained/train_linear_probe" in left
+    shutil.rmtree(clone.folder / "dvc-outs/trained/train_linear_probe")
     assert executed(clone.run("dvc", "repro")) == ["evaluate"]  # never from DVC's run cache
     table = pd.read_csv(metrics / "comparison.csv", index_col="model")
     assert "train_linear_probe" not in table.index

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import mlflow
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 
 from convnets.base import console, files, params
+from convnets.base.console import InputError
 from convnets.data import inputs
 from convnets.models import internals, precision, saved
-from convnets.tracking import store
+from convnets.tracking import store, sync
 from tests.commands import ROOT, Clone
 from tests.test_pipeline import make_quick
 
@@ -25,7 +27,7 @@ ODD = ["with space", "#1 & 100% 50%25 a?b=c;d+e", 'it\'s "quoted" $HOME', "[x]{y
 # Begin a run in the project's own store and log a text; print where the text is.
 RECORD = """
 import mlflow, sys
-from convnets.tracking import store
+from convnets.tracking import store, sync
 store.quieten()
 mlflow.set_tracking_uri(store.uri())
 mlflow.set_experiment(store.experiment())
@@ -35,7 +37,7 @@ print(run.info.run_id, run.info.experiment_id)
 """
 READ = """
 import mlflow, sys
-from convnets.tracking import store
+from convnets.tracking import store, sync
 store.quieten()
 mlflow.set_tracking_uri(store.uri())
 print(mlflow.artifacts.load_text(f"runs:/{sys.argv[1]}/note.txt"))
@@ -114,6 +116,55 @@ def test_the_experiment_s_name_is_heeded(tmp_path):
     assert client.get_experiment(experiment).name == name
 
 
+def test_a_notebook_s_run_is_left_alone(tmp_path):
+    """Jupyter, Colab and MLflow's own jobs set these for all programs that they start."""
+    first, _ = python(tmp_path, RECORD, "first").split()
+    second, _ = python(tmp_path, RECORD, "second", MLFLOW_RUN_ID=first).split()
+    assert first != second
+    assert python(tmp_path, READ, first) == "first"
+
+
+def test_a_notebook_s_backend_is_not_asked_for(tmp_path):
+    code = "from convnets.base import console; from matplotlib import pyplot; pyplot.figure()"
+    python(tmp_path, code, MPLBACKEND="module://backend_of_a_notebook")
+
+
+@pytest.mark.parametrize("command", [("-m", "stages.download", "--help"), ("-c", "import stages")])
+def test_stages_are_found_where_python_does_not_look_into_this_folder(command):
+    known = {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, *command], cwd=ROOT, env=os.environ | known, check=True)
+
+
+def test_the_project_is_found_from_a_folder_in_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(ROOT / "docs/images")
+    assert files.root() == ROOT
+    monkeypatch.chdir(tmp_path)
+    assert files.root() == tmp_path
+    with pytest.raises(InputError, match="not in the project"):
+        sync.sync()
+
+
+def test_a_user_without_a_name(tmp_path):
+    """As in a container with `--user 12345`."""
+    user = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
+    code = "from convnets.base import console; import getpass; print(getpass.getuser())"
+    known = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src"), "HOME": "/"}
+    command = [*user, sys.executable, "-c", code]
+    if subprocess.run([*user, "true"], capture_output=True).returncode:
+        pytest.skip("no permission for a user of one's own")
+    done = subprocess.run(command, env=known, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "user\n", done.stderr
+
+
+def test_no_temporary_folder(capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
+    with pytest.raises(SystemExit):
+        console.run(lambda: tempfile.TemporaryFile().close())
+    assert capsys.readouterr().err.startswith("error: no temporary folder can be written")
+
+
 def test_a_relative_path_starts_at_the_main_checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -157,7 +208,7 @@ def test_outs_on_another_disk_beside_files_of_the_system(tmp_path, disk):
     try:
         clone.run("dvc", "repro", "train_feature_head")
         assert len(np.load(disk / "dvc-outs/features/train.npy")) == 16
-        assert (disk / "dvc-outs/trained/train_feature_head.keras").exists()
+        assert (disk / "dvc-outs/trained/train_feature_head/model.keras").exists()
         for stray in (".DS_Store", "Thumbs.db", "._train.npy", "desktop.ini"):
             (clone.folder / "dvc-outs/images" / stray).write_bytes(b"\0")
         status = json.loads(clone.run("dvc", "status", "--json", "train_feature_head"))

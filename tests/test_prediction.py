@@ -4,12 +4,16 @@ import csv
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 
 import keras
 import numpy as np
 import pytest
+from rich.cells import cell_len
 
 from convnets.base.console import InputError
 from convnets.data import images, sample
@@ -52,7 +56,7 @@ def test_all_but_the_bad_are_predicted(model, pictures, capsys, monkeypatch):
     arguments = (str(pictures), missing, str(empty), "--model", str(model))
     out, errors = predict(capsys, monkeypatch, *arguments, "--format", "json")
     assert [line.split(": ")[-1] for line in errors] == [
-        "not a JPEG, PNG, WebP, AVIF, HEIC, TIFF, GIF or BMP",
+        "not a JPEG, PNG, WebP, AVIF, HEIC, TIFF, JPEG2000, PNM, GIF or BMP",
         "No such file or directory",
         "no images in it",
     ]
@@ -83,7 +87,7 @@ def test_the_unsure_are_marked_and_the_evidence_is_shown(
     out, _ = predict(capsys, monkeypatch, *arguments, "--format", "json")
     sure = sorted(max(row["probabilities"].values()) for row in json.loads(out))
     between = str((sure[0] + sure[1]) / 2)
-    for form, count in (("json", "true"), ("csv", ",unsure,"), ("table", " unsure ")):
+    for form, count in (("json", "true"), ("csv", ",unsure,"), ("table", " unsure")):
         out, _ = predict(capsys, monkeypatch, *arguments, "--unsure", between, "--format", form)
         lines = out.splitlines()[form != "json" :]  # below the header
         assert sum(count in line for line in lines) == 1
@@ -102,7 +106,7 @@ def test_the_default_is_the_champion_of_the_workspace(
     monkeypatch.chdir(tmp_path)
     picture = str(pictures / "inner/0.png")
     _, (line,) = predict(capsys, monkeypatch, picture)
-    assert line.startswith("error: models/champion.keras: does not exist; run `dvc repro`")
+    assert line.startswith(f"error: models/champion.keras: does not exist in {tmp_path}; run `dvc")
     (tmp_path / "models").mkdir()
     (tmp_path / "models/champion.keras").write_bytes(model.read_bytes())
     out, errors = predict(capsys, monkeypatch, picture, "--format", "csv")
@@ -117,6 +121,84 @@ def test_the_default_is_the_champion_of_the_workspace(
     command = [sys.executable, "-c", code, picture]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("count", [2, 3, 1000])
+def test_a_table_has_the_two_best_in_100_columns(count):
+    names = ["긴 이름, " * 20, "a\nb", *(f"{number}" * 40 for number in range(count - 2))]
+    probabilities = np.linspace(1, 0, count) ** 2
+    made = [
+        prediction.Prediction(name, probabilities / probabilities.sum())
+        for name in ("a.png", "folder/" * 50 + "b.png", "사진" * 90 + "\udcff\n.png")
+    ]
+    lines = prediction.show(made, names, "table", 1).splitlines()
+    assert lines[0].split() == ["file", "class", "probability", "second", "probability", "unsure"]
+    assert len(lines) == 4
+    assert {cell_len(line) for line in lines} == {100}
+    assert ("…" in lines[2], "/b.png " in lines[2]) == (True, True)
+    rows = list(csv.reader(io.StringIO(prediction.show(made, names, "csv", 1))))
+    assert rows[0] == ["file", "class", "unsure", *names]
+    assert rows[3][0] == made[2].file
+    assert len(json.loads(prediction.show(made, names, "json"))[0]["probabilities"]) == count
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5", "nan", "inf", "much"])
+def test_unsure_is_a_share(share, capsys, monkeypatch):
+    status, _, error = said(capsys, monkeypatch, "predict", "a.png", f"--unsure={share}")
+    assert (status, "--unsure" in error) == (2, True)
+
+
+def test_a_fault_of_one_picture_costs_that_picture(model, tmp_path, capsys, monkeypatch):
+    content, folder = io.BytesIO(), tmp_path / "evidence"
+    sample.draw("cat", 0, 0).save(content, "PNG")
+    names = ["a.png", "n" * 251 + ".png", "층" * 83 + ".png", "\udcff.png", "new\nline.png"]
+    for name in names:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(content.getvalue())
+    arguments = ("--model", str(model), "--format", "json", "--explain", str(folder))
+    given = [*(str(tmp_path / "in" / name) for name in names), "x" * 5000]
+    out, errors = predict(capsys, monkeypatch, *given, *arguments)
+    assert [row["file"] for row in json.loads(out)] == given[:-1]
+    assert len(list(folder.iterdir())) == len(names)
+    (line,) = errors
+    assert line.endswith("File name too long")
+    (tmp_path / "in" / names.pop(3)).unlink()  # a folder with such a name is refused
+    out, errors = predict(capsys, monkeypatch, str(tmp_path / "in"), *arguments)
+    assert (len(json.loads(out)), errors) == (len(names), [])
+
+
+def test_models_of_odd_shapes_are_refused(tmp_path):
+    keras_, image = keras.layers, keras.Input((8, 8, 3))
+    flat = keras_.Flatten()(image)
+    for outputs, inputs in (
+        ([flat, flat], image),
+        (keras_.Dense(3)(flat), [image, keras.Input((2,))]),
+        (image, image),
+        (keras_.Dense(2)(flat), image),
+    ):
+        saved.save(keras.Model(inputs, outputs), tmp_path / "odd.keras", record(["a", "b", "b"]))
+        with pytest.raises(InputError, match=r"odd\.keras: .*(takes|class names)"):
+            prediction.load(str(tmp_path / "odd.keras"))
+    with pytest.raises(InputError, match="has no class names"):
+        prediction.load(str(tmp_path))
+
+
+def test_a_database_that_is_down_is_not_waited_for(monkeypatch):
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as down:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    asked.append(down.accept()[0].close())
+
+        threading.Thread(target=answer, daemon=True).start()
+        place = f"127.0.0.1:{down.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql+psycopg2://u:secret@{place}/x")
+        with pytest.raises(InputError, match="is not available") as refused:
+            prediction.load("champion")
+    assert "secret" not in str(refused.value)
+    assert 0 < len(asked) < 10
 
 
 def test_an_image_on_stdin(model, pictures, capsys, monkeypatch):
@@ -153,3 +235,12 @@ def test_help_imports_neither_tensorflow_nor_mlflow(root):
     done = subprocess.run(command, cwd=root / "src", capture_output=True, text=True, check=True)
     assert "predict" in done.stdout
     assert done.stdout.endswith("set()\n")
+
+
+def test_pictures_of_a_folder_are_known_by_their_first_bytes(tmp_path):
+    for name, kind in (("1", "PNG"), ("2.JPG_large", "JPEG"), ("3.ppm", "PPM")):
+        sample.draw("cat", 0, 0).save(tmp_path / name, kind)
+    (tmp_path / "notes").write_text("BMW is a car, and no picture")
+    assert prediction.files([str(tmp_path)]) == [
+        str(tmp_path / name) for name in ("1", "2.JPG_large", "3.ppm")
+    ]

@@ -8,9 +8,9 @@ import yaml
 
 from convnets.data import archive, examples, images, layout
 from convnets.evaluation import metrics
-from convnets.models import saved
-from convnets.models.architectures import by_class
-from convnets.training import batches
+from convnets.models import answers, saved
+from convnets.models.answers import by_class
+from convnets.training import batches, trained
 from tests.commands import Clone, backbone_of, executed
 
 pytestmark = pytest.mark.real_data
@@ -48,15 +48,18 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     assert summary["test"] == {"cat": 200, "dog": 200}
     features = np.load(folder / "dvc-outs/features/test.npy", mmap_mode="r")
     assert features.shape == (400, 5, 5, 512)
-    path = folder / "dvc-outs/trained/train_feature_head.keras"
-    model, trained = saved.load(path), saved.record(path)
-    assert len(trained.history) == 8
-    assert trained.history[trained.best - 1]["val_accuracy"] > 0.95
+    path = folder / "dvc-outs/trained/train_feature_head"
+    model, found = saved.load(path / trained.MODEL), trained.read(path)
+    assert len(found.history) == 8
+    kept = found.history.loc[trained.best_epoch(found.history, "val_loss")]
+    assert kept["val_accuracy"] > 0.95
     labels = np.repeat([0, 1], 200)
     test = examples.Examples(features, labels, folder)
     cached = model.get_layer("head").predict(batches.in_order(test, 64), verbose=0)
     tested = metrics.Predictions(labels, by_class(cached))
-    assert metrics.score(tested, trained)["test_accuracy"] >= 0.95
+    assert metrics.score(tested, kept)["test_accuracy"] >= 0.95
+    answered = answers.probabilities(found.logits["test"])
+    np.testing.assert_allclose(answered, tested.probabilities, atol=1e-6)
     # The features may be in bfloat16. The float32 model from pixels agrees with them.
     rows = np.arange(0, 400, 10)
     pixels = np.load(folder / "dvc-outs/images/test.npy", mmap_mode="r")[rows]
@@ -64,7 +67,7 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     assert np.median(difference) < 0.01
     assert (difference > 0.5).sum() <= 1
 
-    assert len(saved.record(folder / "dvc-outs/trained/train_scratch.keras").history) == 1
+    assert len(trained.read(folder / "dvc-outs/trained/train_scratch").history) == 1
 
 
 def test_a_backbone_of_a_file_knows_cats_from_dogs(shared):

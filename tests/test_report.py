@@ -1,5 +1,6 @@
 """The report's content, and its safety against external text."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -9,37 +10,36 @@ import pandas as pd
 import pytest
 
 from convnets.evaluation import explain, figures, report, scores
-from convnets.evaluation.calibration import Outputs
 from convnets.evaluation.metrics import Predictions
-from convnets.models import architectures
+from convnets.models.saved import Kind
+from convnets.training.trained import Trained, by_epoch
 from tests.commands import TRAINING, command, record
 
 HOSTILE = ["<script>alert(1)</script>", "a$\\frac$b", "\"'onload=x&", "고양이"]
 SIZE = 78
 
 
-def results(classes: list[str], right: bool = False) -> scores.Results:
-    """Results of all models on five images of each class, random or all right."""
+def results(
+    classes: list[str], right: bool = False, stages: tuple[str, ...] = TRAINING
+) -> scores.Results:
+    """Results of models on five images of each class, random or all right."""
     chance = np.random.default_rng(0)
-    keras.utils.set_random_seed(0)
-    convnet = architectures.plain(SIZE, len(classes), 0)
-    trained, tested, validated = {}, {}, {}
-    for stage in TRAINING:
+    history = by_epoch([{"accuracy": 0.5, "loss": 0.7, "val_accuracy": 0.5, "val_loss": 0.7}])
+    trained, known_labels = {}, {}
+    for stage in stages:
         name = stage.replace("@", "_")
-        digits = {"labels": "dvc-outs/mnist.npz"} if "--digits" in command(stage) else {}
-        part = {} if "stages.train_convnet" in command(stage) else {"part": "head"}
+        digits = {"kind": "digits"} if "--digits" in command(stage) else {}
         of_classes = list("0123456789") if digits else classes
         book = {"book": 0.9, "book_split": "validation"} if name == "train_feature_head" else {}
-        known = record(of_classes, title=f"title of {name}", **digits, **part, **book)
-        trained[name] = scores.Trained(convnet, known)
+        known = record(of_classes, title=f"title of {name}", **digits, **book)
         labels = np.repeat(np.arange(len(of_classes)), 5)
         alike = np.ones(len(of_classes))
         probabilities = np.diag(alike)[labels] if right else chance.dirichlet(alike, len(labels))
-        logits = np.log(probabilities.clip(1e-9))[None]
-        tested[name] = Outputs(labels, logits)
-        if not digits:
-            validated[name] = Outputs(labels, 3 * logits)
-    labels = tested["fine_tune"].labels
+        logits = np.log(probabilities.clip(1e-9))[:, None]
+        trained[name] = Trained(known, history, {"validation": 3 * logits, "test": logits})
+        for split in ("validation", "test"):
+            known_labels[known.kind, split] = labels
+    labels = known_labels[Kind.IMAGES, "test"]
     files = pd.DataFrame(
         {
             "file": [f"{classes[label]}/<img src=x onerror=y>.jpg" for label in labels],
@@ -47,15 +47,16 @@ def results(classes: list[str], right: bool = False) -> scores.Results:
             "label": labels,
         }
     )
-    return scores.gather(trained, tested, validated, files)
+    return scores.gather(trained, "val_loss", known_labels, files)
 
 
 def page(found: scores.Results, seconds: dict[str, float] | None = None) -> str:
     images = np.random.default_rng(0).integers(0, 256, (len(found.images), SIZE, SIZE, 3), "uint8")
     views = images[:9].astype("float32")
-    drawn = figures.of_results(found, images, views)
-    shown = report.content(found, drawn, images, views)
-    for figure in drawn.values():
+    drawn = figures.of_results(found)
+    evidence = np.random.default_rng(0).random((len(report.explained(found)), 7, 7), "f4")
+    shown = report.content(found, drawn, images, views, evidence, images[0].astype("f4"))
+    for figure in (drawn.by_name() | figures.galleries(found, images, views)).values():
         figures.plt.close(figure)
     return report.html(shown, seconds)
 
@@ -90,7 +91,7 @@ def test_names_from_outside_are_harmless_and_the_page_needs_nothing_else():
     for name in HOSTILE:
         assert parsed.text.count(name) > len(found.of_images()), name
     images = sum(tag == "img" for tag, _ in parsed.found)
-    views, mistakes, maps = 9, 12, 3
+    views, mistakes, maps = 9, 12, 1
     assert images >= views + mistakes + 2 * 4 + maps
 
 
@@ -101,6 +102,19 @@ def test_the_same_results_give_the_same_bytes_and_only_mlflow_gets_the_time():
     assert len(html.encode()) < 1.5e6
     assert "<th>seconds" not in html
     assert "<td>train_scratch</td><td>12.3</td>" in page(found, {"train_scratch": 12.34})
+
+
+@pytest.mark.parametrize("stage", ["train_scratch", "train_feature_head"])
+def test_one_model_alone_has_a_report_without_empty_parts(stage, tmp_path):
+    found = results(["ant", "bee"], stages=(stage,))
+    html = page(found)
+    assert f"The champion is <b>{stage}</b>" in html
+    for absent in ("digits", "differences", "Differences", "beyond chance"):
+        assert absent not in html.partition("</style>")[2].replace("train_mnist", "")
+    scores.write(found, tmp_path)
+    assert list(json.loads((tmp_path / "models.json").read_text())) == ["champion", stage]
+    assert set(pd.read_csv(tmp_path / "curves.csv")["model"]) == {stage}
+    assert list(pd.read_csv(tmp_path / "recall.csv")) == ["class", stage]
 
 
 def test_the_digits_stand_apart_and_recall_is_by_class():

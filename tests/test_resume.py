@@ -19,9 +19,9 @@ pytestmark = pytest.mark.pipeline
 STAGES = {
     "extract_features": (["dvc-outs/features"], "extract "),
     "extract_views": (["dvc-outs/views"], "extract "),
-    "train_augmented": (["dvc-outs/trained/train_augmented.keras"], "epoch"),
-    "train_augmented_head": (["dvc-outs/trained/train_augmented_head.keras"], "epoch"),
-    "fine_tune": (["dvc-outs/trained/fine_tune.keras"], "epoch"),
+    "train_augmented": (["dvc-outs/trained/train_augmented"], "epoch"),
+    "train_augmented_head": (["dvc-outs/trained/train_augmented_head"], "epoch"),
+    "fine_tune": (["dvc-outs/trained/fine_tune"], "epoch"),
 }
 EPOCHS = 8
 # What one of those needs.
@@ -173,3 +173,26 @@ def test_a_polite_stop_says_so_and_marks_the_run(clone):
     assert "train_scratch ━" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output)
     assert "0:00:0" in output  # the time left
     assert not unfinished(clone, "train_scratch")
+
+
+def test_a_stage_that_outlived_its_dvc_keeps_its_folder(clone):
+    """`kill -9` of `dvc` alone leaves the stage at work: the next one says so, and ends."""
+    first = subprocess.Popen(
+        command("train_augmented"),
+        cwd=clone.folder,
+        env=clone.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert first.stdout is not None
+    while "epoch 1" not in (line := first.stdout.readline()):
+        assert line, first.wait()
+    output = clone.run(*command("train_augmented"), status=1)
+    assert f"process {first.pid} is still at work on it" in output
+    assert f"kill {first.pid}" in output
+    assert "Traceback" not in output
+    first.terminate()
+    rest = first.communicate()[0]
+    assert "stopped; run it again to resume" in rest
+    assert "resuming after epoch" in clone.run(*command("train_augmented"))

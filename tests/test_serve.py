@@ -14,11 +14,12 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import keras
 import numpy as np
+import psutil
 import pytest
 import requests
 from PIL import Image
@@ -26,8 +27,9 @@ from playwright.sync_api import expect
 
 from convnets.data import images, sample
 from convnets.models import architectures, saved
+from convnets.serving import decoder, serve
 from convnets.serving import predict as prediction
-from convnets.serving import serve
+from convnets.serving.decoder import Decoder
 from tests.commands import ROOT, record, said
 
 CLASSES = ["<b>chat</b>", "chien", "고양이", "{{ 7 }}", "lynx", "loup", "\x1b[2J"]
@@ -53,10 +55,13 @@ def model(tmp_path_factory) -> Path:
 
 
 @contextmanager
-def started(model: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """A server's process and address."""
+def started(
+    model: Path, *options: str, limit: str = "true"
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """A server's process and address. A shell command sets limits."""
+    command = [sys.executable, "-m", "convnets", "serve", "--model", str(model), "--port", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "convnets", "serve", "--model", str(model), "--port", "0"],
+        ["sh", "-c", f'{limit}; exec "$@"', "sh", *command, *options],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -106,7 +111,7 @@ def heavy() -> list[bytes]:
     """Pictures that take seconds."""
     content = io.BytesIO()
     Image.new("RGB", (4000, 4000)).save(content, "PNG", compress_level=1)
-    return [content.getvalue()] * 16
+    return [content.getvalue()] * 6
 
 
 def test_pictures_get_the_models_answers_in_their_order(address, model):
@@ -134,7 +139,8 @@ def test_the_answers_are_those_of_predict(tmp_path):
     model = architectures.plain(78, 2, 0)
     (tmp_path / "a.png").write_bytes(GOOD)
     (made,) = prediction.predict(model, [str(tmp_path / "a.png")], lambda *_: None)
-    (row,) = serve.answer(model, ["cat", "dog"], [("a.png", io.BytesIO(GOOD))], evidence=False)
+    pictures = [("a.png", images.decode(GOOD, 78))]
+    (row,) = serve.answer(model, ["cat", "dog"], pictures, evidence=False)
     expected = prediction.row(made._replace(file="a.png"), ["cat", "dog"])
     assert row["class"] == expected["class"]
     assert row["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-6)
@@ -189,6 +195,40 @@ def test_names_may_be_anything(address, charset):
 def test_other_requests_are_refused_with_a_reason(address, body, kind, status, reason):
     answer = form(address, body, kind)
     assert (answer.status_code, reason in answer.json()["detail"]) == (status, True), answer.text
+
+
+@pytest.mark.parametrize(
+    "kind", ["Multipart/Form-Data; boundary=x", "MULTIPART/FORM-DATA;BOUNDARY=x"]
+)
+def test_media_types_are_in_any_capitals(address, kind):
+    assert form(address, part(), kind).status_code == 200
+
+
+def test_the_other_fields_of_a_form_are_ignored(address):
+    head = b'--x\r\nContent-Disposition: form-data; name="'
+    for more in (
+        head + b'note"\r\n\r\n' + bytes(2 * 10**6) + b"\r\n",
+        head + b'files"\r\n\r\na text\r\n',
+        head + b'other"; filename="other.png"\r\n\r\n' + GOOD + b"\r\n",
+    ):
+        assert [row["file"] for row in form(address, more + part()).json()] == ["a.png"]
+    answer = form(address, b"".join([head + b'a"\r\n\r\n\r\n'] * 10_000) + part())
+    assert (answer.status_code, "Too many fields" in answer.text) == (400, True)
+
+
+def test_a_costly_picture_costs_only_itself(monkeypatch):
+    with Decoder(78) as decode:
+        assert (decode(GOOD) == images.decode(GOOD, 78)).all()
+        with pytest.raises(images.ImageError, match="an empty file"):
+            decode(b"")
+        decode.process.kill()
+        decode.process.join()
+        assert (decode(GOOD) == images.decode(GOOD, 78)).all()
+    monkeypatch.setattr(decoder, "SECONDS", 0.05)
+    with Decoder(78) as decode:
+        with pytest.raises(images.ImageError, match="takes more than"):
+            decode(heavy()[0])
+        assert (decode(GOOD) == images.decode(GOOD, 78)).all()
 
 
 def test_a_body_is_bounded_also_without_a_declared_length(address):
@@ -314,6 +354,94 @@ def test_a_taken_port_is_an_error_before_the_model_loads(monkeypatch, capsys):
             (line,) = error.splitlines()
             assert line.startswith(f"error: port {port}: ")
             assert line.endswith("; choose another with --port")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--host", "192.0.2.1"), "correct --host 192.0.2.1"),
+        (("--host", "no such name"), "correct --host no such name"),
+        (("--allow-host", "https://hub.example"), "leave out http:// and the port"),
+        (("--allow-host", "a*b"), "not a name"),
+    ],
+)
+def test_a_host_that_cannot_be_is_an_error(options, why, monkeypatch, capsys):
+    status, _, error = said(capsys, monkeypatch, "serve", "--port", "0", *options)
+    (line,) = error.splitlines()
+    assert (status, why in line) == (1, True), line
+
+
+def test_a_container_and_a_proxy(model):
+    options = ("--host", "0.0.0.0", "--allow-host", "hub.example")
+    with started(model, *options) as (process, address):
+        port = address.rpartition(":")[2]
+        for host in ("hub.example", f"hub.example:{port}", f"127.0.0.1:{port}"):
+            for origin in (f"http://{host}", "https://hub.example"):
+                assert post(address, GOOD, Host=host, Origin=origin).status_code == 200
+        for origin in ("https://example.com", "https://xhub.example", "null"):
+            assert post(address, GOOD, Origin=origin).status_code == 403
+        assert post(address, GOOD, Host="example.com").status_code == 400
+        process.terminate()
+        _, error = process.communicate(timeout=60)
+    first, second = error.splitlines()
+    assert ("hub.example" in first, "0.0.0.0" in second) == (True, True)
+
+
+def test_too_few_descriptors_are_one_line(model):
+    with started(model, limit="ulimit -n 40") as (process, address), ExitStack() as clients:
+        place = ("127.0.0.1", int(address.rpartition(":")[2]))
+        for _ in range(100):  # idle ones make room
+            clients.enter_context(socket.create_connection(place))
+        for _ in range(10):
+            assert post(address, GOOD).status_code == 200
+        no_room(process, address, 503)
+
+
+def test_a_full_temporary_folder_is_one_line(model):
+    with started(model, limit="ulimit -f 1000") as (process, address):
+        no_room(process, address, 507)
+
+
+def no_room(process: "subprocess.Popen[str]", address: str, status: int) -> None:
+    for _ in range(2):
+        answer = post(address, *[bytes(2**21)] * 32)
+        assert (answer.status_code, list(answer.json())) == (status, ["detail"])
+    assert post(address, GOOD).status_code == 200
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    (line,) = error.splitlines()
+    assert answer.json()["detail"] in line
+
+
+@contextmanager
+def flooding(address: str) -> Iterator[None]:
+    """A client that sends requests again and again, and never reads."""
+    host, port = address.removeprefix("http://").split(":")
+    request = f"GET /docs HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode() * 100
+    with socket.create_connection((host, int(port))) as client:
+        client.settimeout(1)
+        with suppress(TimeoutError):
+            while True:
+                client.sendall(request)
+        yield
+
+
+@pytest.mark.slow
+def test_it_ends_whatever_its_clients_do(model):
+    with started(model) as (process, address), ExitStack() as clients:
+        for _ in range(8):
+            clients.enter_context(flooding(address))
+            clients.enter_context(stuck(address))
+        threads = [threading.Thread(target=post, args=(address, *heavy() * 4)) for _ in range(4)]
+        for thread in threads:
+            thread.daemon = True  # some get no answer
+            thread.start()
+        time.sleep(1)
+        assert requests.get(f"{address}/health", timeout=60).status_code == 200
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        assert process.wait(10) == 0
+        assert psutil.wait_procs(children, 10)[1] == []
 
 
 @pytest.mark.pipeline

@@ -13,7 +13,7 @@ from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
 from convnets.data import images, sample
 from convnets.models import architectures
-from convnets.models.architectures import by_class
+from convnets.models.answers import by_class
 from convnets.tracking import run as runs
 from convnets.tracking import store
 

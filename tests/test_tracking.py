@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from mlflow.exceptions import MlflowException
 
+from convnets.base import params
 from convnets.base.console import InputError
 from convnets.base.params import Training
 from convnets.data.examples import Examples
 from convnets.models import architectures, saved
 from convnets.tracking import declared, store, sync
 from convnets.tracking.run import Run, recorded
-from convnets.training.fit import Fitted, by_epoch, fit
+from convnets.training.fit import Task, fit
 from tests.commands import ROOT, Clone, answers, free_port, holding, record, serving
 
 DIGITS = Examples(
@@ -31,6 +32,7 @@ DIGITS = Examples(
     Path("dvc-outs/mnist.npz"),
 )
 HOW = Training(epochs=3, batch_size=20, optimizer="rmsprop", learning_rate=1e-3)
+COMMON = params.load(ROOT / "params.yaml").model_copy(update={"seed": 0, "precision": "float32"})
 CLASSES = [str(digit) for digit in range(10)]
 SECRET = "planted-" + "secret"
 SCORES = {"val_accuracy": "0.5", "val_loss": "0.7", "validation": "abc"}
@@ -40,7 +42,7 @@ SCORES = {"val_accuracy": "0.5", "val_loss": "0.7", "validation": "abc"}
 def project(tmp_path, monkeypatch, request) -> Path:
     """A clone that can run the digits' stages."""
     folder = Clone.of_commit(tmp_path / "project").folder
-    (folder / "data").mkdir()
+    (folder / "dvc-outs").mkdir(exist_ok=True)
     (folder / "dvc-outs/mnist.npz").write_bytes(b"digits")
     monkeypatch.chdir(folder)
     for name in (*store.SETTINGS, "MLFLOW_TRACKING_URI", "DVC_ROOT", "MLFLOW_EXPERIMENT_ID"):
@@ -120,8 +122,8 @@ def answers_500():
 def train(between=lambda: None) -> keras.Model:
     """What a training stage does; something happens between its training and its publication."""
     with recorded("train_mnist@max_pooling") as run:
-        model, history, _ = fitted(run, lambda: architectures.mnist_convnet(True), DIGITS)
-        by_epoch(history).to_csv("digits.csv")
+        model, history = fitted(run, lambda: architectures.mnist_convnet(True), DIGITS)
+        history.to_csv("digits.csv")
         between()
         run.figure(plt.figure(), "late.png")
         run.artifact(Path("digits.csv"))
@@ -131,8 +133,8 @@ def train(between=lambda: None) -> keras.Model:
     return model
 
 
-def fitted(run: Run, build, train: Examples) -> Fitted:
-    return fit(build, train, DIGITS, HOW, run, seed=0, numbers="float32", monitor="val_loss")
+def fitted(run: Run, build, train: Examples):
+    return fit(Task(build, train, DIGITS, HOW), COMMON, run)
 
 
 def run_sync(project: Path, uri: str) -> str:
@@ -513,10 +515,7 @@ def test_images_of_a_rare_class_count_for_more_if_balanced(project, class_weight
         return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, activation="sigmoid")])
 
     with recorded("train_mnist@max_pooling") as run:
-        model, *_ = fit(
-            build, examples, examples, how, run, seed=0, numbers="float32", monitor="val_loss",
-            class_weight=class_weight,
-        )  # fmt: skip
+        model, _ = fit(Task(build, examples, examples, how, class_weight), COMMON, run)
         last = run.unfinished / "state.npz"
         with np.load(last) as state:
             now = [state[f"now_{place}"] for place in range(2)]

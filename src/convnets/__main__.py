@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from convnets.base import console
 
@@ -13,11 +14,37 @@ def sync(_: argparse.Namespace) -> None:
     sync()
 
 
-def inspect(arguments: argparse.Namespace) -> None:
-    from convnets.data import inspection
+def clean(_: argparse.Namespace) -> None:
+    from convnets.tracking import outs
 
-    seen = inspection.inspect(arguments.path, arguments.layout, arguments.labels)
+    left, removed = outs.clean()
+    console.say(f"{len(removed):,} files removed")
+    for path in left:
+        console.say(f"{console.printable(str(path))}: not made by the pipeline; it stays")
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    from convnets.base import params
+    from convnets.data import inspection
+    from convnets.tracking import outs
+
+    for path in filter(None, (arguments.path, arguments.labels)):
+        if "://" not in path:
+            outs.refuse(Path(path).expanduser())
+    given: dict[str, Any] = {}
+    if Path("params.yaml").exists():  # so that the command that is printed works
+        p = params.load()
+        given = {"seed": p.seed, "max_rejected": p.subset.max_rejected}
+    keys = ("layout", "labels", "columns", "pattern", "splits")
+    told = {key: value for key in keys if (value := getattr(arguments, key)) is not None}
+    seen = inspection.inspect(arguments.path, **given, **told)
     console.say(inspection.show(seen, arguments.format))
+
+
+def preset(arguments: argparse.Namespace) -> None:
+    from convnets.tracking import presets
+
+    presets.write(arguments.name, arguments.set_param)
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -59,7 +86,7 @@ def serve(arguments: argparse.Namespace) -> None:
     from convnets.serving import serve as serving
 
     console.unhush()
-    serving.serve(arguments.model, arguments.port)
+    serving.serve(arguments.model, arguments.port, arguments.host, arguments.allow_host)
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -73,12 +100,35 @@ def export(arguments: argparse.Namespace) -> None:
         console.unhush()
 
 
+def share(text: str) -> float:
+    if not 0 <= float(text) <= 1:  # nor NaN
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return float(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m convnets", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     about = "record in MLflow the runs that it missed while its server was down"
     command = commands.add_parser("sync", help=about, description=about)
     command.set_defaults(run=sync)
+
+    about = "remove the outs, but nothing that the pipeline did not make"
+    command = commands.add_parser("clean", help=about, description=about)
+    command.set_defaults(run=clean)
+
+    about = "write params.yaml from one of presets/, or from a file that names one as its base"
+    command = commands.add_parser("preset", help=about, description=about)
+    command.add_argument("name", metavar="NAME", help="such as photos, or the path of a .yaml file")
+    command.add_argument(
+        "-S",
+        "--set-param",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as for `dvc exp run`",
+    )
+    command.set_defaults(run=preset)
 
     about = "compare experiments over their seeds: which differences are more than chance"
     command = commands.add_parser("compare", help=about, description=about)
@@ -121,15 +171,19 @@ def main() -> None:
         help="a file, a folder that is searched for images, or - for stdin",
     )
     about = "mark predictions whose probability is below this share"
-    command.add_argument("--unsure", type=float, metavar="SHARE", help=about)
+    command.add_argument("--unsure", type=share, metavar="SHARE", help=about)
     about = "write each image with its evidence in colours (Grad-CAM) into this folder"
     command.add_argument("--explain", type=Path, metavar="FOLDER", help=about)
     command.add_argument("--format", choices=("table", "json", "csv"), default="table")
     command.set_defaults(run=predict)
 
-    about = "classify pictures on a web page and by HTTP, for this machine only"
+    about = "classify pictures on a web page and by HTTP, by default for this machine only"
     command = commands.add_parser("serve", help=about, description=about, parents=[model])
     command.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    about = "where to listen, such as 0.0.0.0 in a container: whoever reaches it can use the server"
+    command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=about)
+    about = "another name of this server in an address bar, such as a proxy's; may be repeated"
+    command.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=about)
     command.set_defaults(run=serve)
 
     about = "write a model for another runtime, and compare the two on test images"
@@ -145,8 +199,13 @@ def main() -> None:
     command = commands.add_parser("inspect", help=about, description=about)
     command.add_argument("path", metavar="PATH", help="a folder, an archive or a web address")
     layouts = ("auto", "classes", "splits", "numbered", "table")
-    command.add_argument("--layout", choices=layouts, default="auto", help="as data.layout")
-    command.add_argument("--labels", type=Path, metavar="CSV", help="as data.labels")
+    command.add_argument("--layout", choices=layouts, help="as data.layout")
+    command.add_argument("--labels", metavar="CSV", help="as data.labels")
+    command.add_argument("--columns", metavar="MAPPING", help="as data.columns")
+    about = "as data.pattern, such as '{split}/{class}/**'"
+    command.add_argument("--pattern", metavar="PATTERN", help=about)
+    about = "as data.splits, such as '{holdout: test}'"
+    command.add_argument("--splits", metavar="MAPPING", help=about)
     command.add_argument("--format", choices=("text", "json"), default="text")
     command.set_defaults(run=inspect)
 

@@ -3,17 +3,19 @@
 import ctypes
 import errno
 import gc
+import getpass
 import logging
 import os
+import re
 import select
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,7 +28,14 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
+_SCHEME = r"(?i:https?:[/\\]+|[a-z][a-z0-9+.-]+:[/\\]{2,})"  # of an address
 _hushed = ExitStack()
+# Figures go into files. A notebook's setting may name a backend that is not installed here.
+os.environ["MPLBACKEND"] = "Agg"
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # as in a container with `--user 12345`: libraries ask for a name
+    os.environ["USER"] = "user"
 # Keras and TensorFlow import these if they are there, for parts that nothing here uses. They are a
 # third of the time that Keras takes. Who needs one imports it: later, or before.
 OPTIONAL = ("matplotlib", "pandas", "scipy", "sklearn")
@@ -153,13 +162,31 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
+def is_address(text: str) -> bool:
+    """Tell whether a text is the address of something elsewhere, such as `s3://bucket/photos`."""
+    return bool(re.match(_SCHEME, text.lstrip()))
+
+
 def public(address: str) -> str:
-    """Return a web address without what may be secret: its user, password and query."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return "the address"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """Return an address without what may be secret: its user, password, query and fragment.
+
+    It need not be a valid one: in doubt, more is hidden. A password may have any character.
+    """
+    scheme, rest = re.fullmatch(rf"({_SCHEME}|//)?(.*)", address.strip(), re.DOTALL).groups("")  # type: ignore[union-attr]
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in host:
+        rest = host.rpartition("@")[2] + rest[len(host) :]
+    elif scheme and not all(re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", a) for a in host.split(",")):
+        # The port is none: `user:pass/word@host`.
+        rest = rest.rpartition("@")[2] if "@" in rest else "…" + rest[len(host) :]
+    return scheme + re.split("[?#]", rest, maxsplit=1)[0]
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which each address is `public`."""
+    known = rf"""(?:{_SCHEME}|//)(?:[^/?#\n]*@)?(?:[^\s'"<>]*[^\s'"<>:;,.)])?"""
+    text = re.sub(known, lambda found: public(found[0]), text)
+    return re.sub(r"""(?<=[\w/])\?[^\s'"=]+=[^\s'"]*""", "", text)  # of an address's path alone
 
 
 def run(main: Callable[[], None]) -> None:
@@ -180,10 +207,13 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
+        if str(error.strerror).startswith("No usable temporary directory"):
+            _fail(f"{error.strerror}; free some space there, or set TMPDIR to a folder on a disk")
         if error.errno not in REMEDIES:
             raise
         problem, remedy = os.strerror(error.errno), REMEDIES[error.errno]
-        _fail(f"{error.filename or Path.cwd()}: {problem}; {remedy}")
+        places = filter(None, (str(Path.cwd()), tempfile.tempdir))  # it is not said which is meant
+        _fail(f"{error.filename or ' or '.join(places)}: {problem}; {remedy}")
     except MemoryError:
         _fail("not enough memory; close programs or take fewer, smaller images")
     except KeyboardInterrupt:
@@ -192,7 +222,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _fail(why: str) -> NoReturn:
-    print(f"error: {printable(why)}", file=sys.stderr)
+    print(f"error: {printable(without_secrets(why))}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -1,16 +1,18 @@
 """Atomic writes: a file or folder appears complete or not at all."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from convnets.base.console import InputError
 
+JOURNAL = Path(".unfinished/written")  # a line for each file that the pipeline wrote
 RESERVE = 10**9  # bytes of a disk that stay free; of a small disk, a twentieth
 
 
@@ -38,6 +40,7 @@ def atomic(path: Path) -> Iterator[Path]:
             if path.is_dir():  # a folder, unlike a file, cannot be overwritten
                 _remove(old)
                 path.replace(old)
+            _note(part, path)
             part.replace(path)
         finally:
             _remove(part)
@@ -50,8 +53,9 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def root() -> Path:
-    """Return the main checkout, even when DVC runs a stage in a temporary directory."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    """Return the main checkout, also from a folder in it, or from DVC's temporary directories."""
+    here = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    return next((place for place in (here, *here.parents) if (place / "dvc.yaml").exists()), here)
 
 
 def given(path: str) -> Path:
@@ -93,6 +97,7 @@ def copy(source: Path, target: Path) -> None:
 def move(source: Path, target: Path) -> None:
     """Move a file, also to another disk: it appears complete or not at all."""
     try:
+        _note(source, target)
         source.replace(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
@@ -110,10 +115,59 @@ def link(source: Path, target: Path) -> None:
         copy(source, target)
 
 
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write values as readable JSON, which DVC can show as metrics."""
     with atomic(path) as part:
         part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def journal() -> frozenset[str]:
+    """Return the stamps of the files that the pipeline wrote here."""
+    try:
+        text = JOURNAL.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return frozenset()
+    return frozenset(text.split("\n"))
+
+
+def stamp(file: Path, name: Path | None = None) -> str:
+    """Return a file's line in the journal: its size, its time of change and its name.
+
+    Args:
+        file: in the project.
+        name: the name that it gets. The size and the time stay.
+    """
+    seen = file.lstat()
+    place = (name or file).absolute().relative_to(Path.cwd())
+    return f"{seen.st_size} {seen.st_mtime_ns} {place}"
+
+
+def remember(paths: Iterable[Path]) -> None:
+    """Keep in the journal that files of this project are the pipeline's, and forget all others."""
+    text = "".join(f"{line}\n" for line in sorted({stamp(path) for path in paths}))
+    with atomic(JOURNAL) as part:
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def _note(source: Path, target: Path) -> None:
+    """Write into the journal, before it happens, that a file or folder of the project gets a name.
+
+    So what a killed stage wrote is known to be the pipeline's.
+    """
+    inside = target.absolute().is_relative_to(Path.cwd())
+    if target == JOURNAL or not inside or not Path(".dvc").is_dir():
+        return
+    found = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
+    lines = [f"{stamp(path, target / path.relative_to(source))}\n" for path in found]
+    JOURNAL.parent.mkdir(exist_ok=True)
+    with JOURNAL.open("a", encoding="utf-8", errors="surrogateescape") as file:
+        file.write("".join(lines))
 
 
 def _remove(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -10,6 +11,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -19,9 +21,13 @@ from pydantic import (
     model_validator,
 )
 
-from convnets.base.console import InputError
+from convnets.base.console import InputError, is_address
 
+LONGEST, PROBLEMS = 200, 20  # characters of a value, and problems, that a message has at most
+_quote = reprlib.Repr()
+_quote.maxstring, _quote.maxother, _quote.maxlevel = LONGEST, LONGEST, 2
 Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -40,6 +46,40 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _path_pattern(value: str) -> str:
+    names = re.findall(r"\{([^{}]*)\}", value)
+    unknown = [name for name in names if name not in PLACES]
+    parts = value.split("/")
+    if unknown:
+        problem = (
+            f"unknown {{{unknown[0]}}}; known are {', '.join(f'{{{each}}}' for each in PLACES)}"
+        )
+    elif re.search("[{}]", re.sub(r"\{[^{}]*\}", "", value)):
+        problem = "a brace without its partner"
+    elif len(set(names)) < len(names):
+        problem = "a name in braces occurs twice"
+    elif "class" not in names:
+        problem = "no {class}; where a table names the classes, there is no pattern"
+    elif not all(parts):
+        problem = "no part between two slashes, or before the first or after the last"
+    elif any("**" in part and part != "**" for part in parts):
+        problem = "** stands for whole folders; within a name, write *"
+    else:
+        return value
+    raise ValueError(f"not a pattern of paths such as {{split}}/{{class}}/**: {problem}")
+
+
+def _mapping(value: Any) -> Any:
+    """Read what `-S` or the command line can only give as text: `{holdout: test}`."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError("not a mapping such as {holdout: test}") from error
+
+
+PLACES = ("class", "split", "group")  # what a pattern of paths can name
 Amount = Annotated[int | float | Literal["rest"], PlainValidator(_amount)]
 Stage = TypeVar("Stage", bound="Training")
 
@@ -51,6 +91,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Kind = TypeVar("Kind", bound=Section)
 Split = Literal["train", "validation", "test"]
 
 
@@ -66,26 +107,39 @@ class Data(Section):
     """Where the images come from, and how they are laid out."""
 
     source: Literal["sample", "kaggle", "archive", "folder", "url"]
-    path: str | None  # an http address if the source is a url
+    path: str | None  # an address if the source is a url
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     layout: Literal["auto", "classes", "splits", "numbered", "table"] = "auto"
     labels: str | None = None
-    columns: Columns | None = None  # of the table
-    pattern: str | None = None  # the parts of a path, such as {split}/{class}/**
-    splits: dict[str, Split] | None = None  # which words mean which split
+    columns: Annotated[Columns | None, BeforeValidator(_mapping)] = None  # of the table
+    # The parts of a path, such as {split}/{class}/**.
+    pattern: Annotated[str, AfterValidator(_path_pattern)] | None = None
+    # Which words mean which split.
+    splits: Annotated[dict[str, Split] | None, BeforeValidator(_mapping)] = None
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> "Data":
         if self.source in ("archive", "folder", "url") and not self.path:
             raise ValueError(f"path must name the {self.source} when source is {self.source}")
-        if (self.source == "url") != bool(re.match("https?://", self.path or "", re.IGNORECASE)):
-            raise ValueError("a path with http:// or https:// needs source url, others do not")
+        if self.path and self.source in ("sample", "kaggle"):
+            archive = re.search(r"\.(zip|tar|tgz|tar\.\w+)$", self.path, re.IGNORECASE)
+            meant = "url" if is_address(self.path) else "archive" if archive else "folder"
+            raise ValueError(
+                f"path is given, but source is {self.source}, which would be used instead; add "
+                f"-S data.source={meant}, or set path to null"
+            )
+        if (self.source == "url") != is_address(self.path or ""):
+            raise ValueError("a path such as https:// or s3:// needs source url, others do not")
         if self.sha256 and self.source != "url":
             raise ValueError("sha256 is of a url's file; set it to null or source to url")
         if self.labels and self.source in ("sample", "kaggle"):
             raise ValueError(f"the {self.source} has its labels in its names; set labels to null")
         if self.labels and self.layout not in ("auto", "table"):
             raise ValueError(f"labels is a table, but layout is {self.layout}; correct one of them")
+        if self.pattern and (self.labels or self.columns or self.layout != "auto"):
+            raise ValueError(
+                "pattern says all of the layout; set labels and columns to null and layout to auto"
+            )
         return self
 
 
@@ -115,7 +169,7 @@ class Backbone(Section):
 class Augmentation(Section):
     """The book's random flip, rotation and zoom (listing 8.14), contrast and brightness."""
 
-    flip: Literal["horizontal", "none"] = "horizontal"
+    flip: Literal["horizontal", "none"]
     rotation: Annotated[float, Field(ge=0, le=0.5)]
     zoom: Share
     contrast: Share
@@ -126,20 +180,23 @@ Monitor = Literal["val_loss", "val_accuracy"]  # by which the best epoch is chos
 
 
 class Views(Section):
-    """The cache of augmented views. Each view passes through the frozen layers once."""
+    """The cache of augmented views. Each view passes through the frozen layers once. With 0 views,
+    what learns from them is not trained.
+    """
 
-    count: Count
+    count: Whole
     max_gigabytes: Annotated[float, Field(gt=0)]
 
 
 class Training(Section):
-    """The params of every training stage."""
+    """The params of every training stage. With 0 epochs, it is not trained."""
 
-    epochs: Count
+    epochs: Whole
     batch_size: Count
     optimizer: Literal["rmsprop", "adam", "adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine"]
+    weight_decay: Share
 
 
 class ConvnetTraining(Training):
@@ -149,26 +206,23 @@ class ConvnetTraining(Training):
     validated on the images alone.
     """
 
-    architecture: str = "plain"
-    augmentation: Augmentation | None = None
-    mirrored: bool = False
+    architecture: str
+    augmentation: Augmentation | None
+    mirrored: bool
     dropout: Share
 
 
 class HeadTraining(Training):
-    """A head on a frozen backbone's cached features (listings 8.21 and 8.24)."""
+    """A head on a frozen backbone's cached features (listings 8.21 and 8.24).
 
-    features: tuple[Literal["images", "views", "mirrored"], ...]
+    If it is mirrored, its epochs are validated on the images and on their mirror images.
+    """
+
+    features: Literal["images", "views"]
+    mirrored: bool = False
     architecture: str
     units: Count | None
     dropout: Share
-
-    @model_validator(mode="after")
-    def _one_kind_to_learn_from(self) -> "HeadTraining":
-        kinds = set(self.features) - {"mirrored"}
-        if len(kinds) != 1 or len(set(self.features)) != len(self.features):
-            raise ValueError("features must be [images] or [views], and may add mirrored")
-        return self
 
 
 class MnistTraining(Training):
@@ -178,15 +232,17 @@ class MnistTraining(Training):
 
 
 class Mnist(Section):
-    """Where the digits come from."""
+    """Where the digits come from. From none, the convnets of digits are not trained."""
 
-    source: Literal["digits", "keras", "file"]
+    source: Literal["digits", "keras", "file", "none"]
     path: str | None
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> "Mnist":
         if self.source == "file" and not self.path:
             raise ValueError("path must name an mnist.npz when source is file")
+        if self.source != "file" and self.path:
+            raise ValueError(f"path is given, but source is {self.source}; set source to file")
         return self
 
 
@@ -236,8 +292,24 @@ class Params(Section):
                     raise ValueError(f"{key}: unknown key; {_hint(key, known)}")
         return values
 
+    @model_validator(mode="after")
+    def _no_mirror_image_where_left_and_right_differ(self) -> "Params":
+        to_set = []
+        for stage, how in (self.model_extra or {}).items():
+            own = getattr(how, "augmentation", None) or self.augmentation
+            if how.epochs and how.mirrored and "none" in (self.augmentation.flip, own.flip):
+                to_set.append(f"{stage}.mirrored to false")
+                to_set += [f"{stage}.augmentation.flip to none"] * (own.flip != "none")
+        if to_set:
+            raise ValueError(
+                "augmentation.flip none says that a mirror image is another picture, but models "
+                f"use mirror images; set {', '.join(to_set)}"
+            )
+        return self
+
     def of(self, stage: str, kind: type[Stage]) -> Stage:
-        """Return a training stage's section. The top-level `epochs`, if set, overrides its own.
+        """Return a training stage's section. The top-level `epochs`, if set, overrides its own,
+        unless that is 0.
 
         Args:
             stage: the section's name.
@@ -254,31 +326,49 @@ class Params(Section):
             what = "no such section" if section is None else "not the section of such a stage"
             keys = ", ".join(kind.model_fields)
             raise InputError(f"params.yaml: {stage}: {what}{hint}; it needs {keys}")
-        return section.model_copy(update={"epochs": self.epochs or section.epochs})
+        epochs = section.epochs and (self.epochs or section.epochs)
+        return section.model_copy(update={"epochs": epochs})
 
 
-def load(path: str | Path = "params.yaml") -> Params:
+def load(path: str | Path = "params.yaml", name: str = "") -> Params:
     """Read and check a parameter file.
+
+    Args:
+        path: the file.
+        name: what messages call it.
 
     Raises:
         InputError: the file is missing, is not YAML, or has unknown, missing or invalid values;
             the message names each key and the fix.
     """
+    name = name or str(path)
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; run from the project's root") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise InputError(f"{path}: not valid YAML ({detail}); correct it") from error
+        raise InputError(f"{name}: {error.strerror}; run from the project's root") from error
+    except Exception as error:  # a date such as 2026-99-99 or deep nesting has its own kind
+        detail = " ".join(str(error).split())[:LONGEST]
+        raise InputError(f"{name}: not valid YAML ({detail}); correct it") from error
+    return checked(Params, values, str(name))
+
+
+def checked(kind: type[Kind], values: Any, where: str) -> Kind:
+    """Return all params, or a section, of these values.
+
+    Raises:
+        InputError: there are unknown, missing or invalid values. The message begins with `where`.
+    """
     try:
-        return Params.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_explain(dict(problem)) for problem in error.errors())
-        raise InputError(f"{path}: {problems}") from error
+        found = error.errors()
+        problems = [_explain(dict(problem), kind) for problem in found[:PROBLEMS]]
+        if len(found) > PROBLEMS:
+            problems.append(f"and {len(found) - PROBLEMS:,} more")
+        raise InputError(f"{where}: {'; '.join(problems)}") from error
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: dict[str, Any], section: Any) -> str:
     """Return one clause for one key: `train_scratch.epochs: input should be …, not 0`."""
     kinds: dict[str, type[Training]] = {"head": HeadTraining, "convnet": ConvnetTraining}
     loc = [str(part) for part in problem["loc"] if part not in kinds]
@@ -287,7 +377,6 @@ def _explain(problem: dict[str, Any]) -> str:
     if not name:  # an error of the whole file
         return message if problem["type"] == "value_error" else f"(the whole file): {message}"
     if problem["type"] == "extra_forbidden":
-        section: Any = Params
         for part in problem["loc"][:-1]:
             if part in kinds:
                 section = kinds[part]
@@ -300,7 +389,7 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"{name}: {message}; add it"
     given = problem["input"]
     # A section may hold an address with a password in it.
-    return f"{name}: {message}" + ("" if isinstance(given, dict) else f", not {given!r}")
+    return f"{name}: {message}" + ("" if isinstance(given, dict) else f", not {_quote.repr(given)}")
 
 
 def _hint(key: object, known: Iterable[str]) -> str:

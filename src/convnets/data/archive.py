@@ -23,7 +23,8 @@ from convnets.base import files
 from convnets.base.console import REMEDIES, InputError, printable, progress, say
 from convnets.data import images, layout
 from convnets.data.images import ImageError
-from convnets.data.layout import Files, encoding_of
+from convnets.data.layout import Files
+from convnets.data.tables import encoding_of
 
 # What reading costs, not how well it was packed: a night photograph is nearly all zeros.
 MAX_MEMBER_BYTES = 2**30  # a picture of 200 megapixels, uncompressed
@@ -288,7 +289,7 @@ def _checked(entry: _Entry) -> tuple[str, str]:
         return name, "it has no name"
     if any(part.startswith(".") or part.lower() in SYSTEM for part in parts):
         return name, "hidden or a system's"
-    if entry.size > MAX_MEMBER_BYTES and layout.sort_out([name])[0]:
+    if entry.size > MAX_MEMBER_BYTES and not layout.sort_out([name])[2]:
         return name, f"larger than {MAX_MEMBER_BYTES:,} bytes"
     return name, entry.why
 

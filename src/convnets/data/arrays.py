@@ -19,7 +19,7 @@ from convnets.data import archive, duplicates, images, npy
 from convnets.data.duplicates import Print
 from convnets.data.images import ImageError
 from convnets.data.layout import Files, Image, Layout
-from convnets.data.subset import SPLITS, choose, gaps, group_of
+from convnets.data.subset import SPLITS, choose, doubts, gaps, group_of, grouped
 
 BATCH, BATCH_BYTES = 128, 2**23  # images, and bytes of files or pixels, decoded at a time at most
 Picture = tuple[NDArray[np.uint8], Print]  # the pixels, and what is compared
@@ -68,6 +68,7 @@ class Written(NamedTuple):
     summary: dict[str, Any]
     # The first duplicates, contradictions first, with their (2, size, size, 3) pixels.
     pairs: list[tuple[Pair, NDArray[np.uint8]]]
+    doubts: list[str]  # what the numbers of pictures cannot tell
 
 
 def write(
@@ -128,11 +129,18 @@ def write(
             counts = {
                 split: _table(unfinished, part, split, decoded, dropped, labels) for split in SPLITS
             }
+            reasons = {i.label: rejected[i.member] for _, i in members if i.member in rejected}
+            for split, image in members:
+                if not counts[split][image.label]:
+                    raise InputError(
+                        f"no image of class {image.label!r} is left for {split}: all are "
+                        f"unreadable ({reasons.get(image.label, 'none')}) or duplicates; add others"
+                    )
     alone = sum(group_of(image, how.group) is None for _, image in members)
     summary = {
         **counts,
         "missing_numbers": gaps(found.images),
-        "without_group": alone if how.group else None,
+        "without_group": alone if grouped(found.images, how) else None,
         "rejected": len(rejected),
         "rejected_reasons": Counter(reason.partition(":")[0] for reason in rejected.values()),
         "rejected_files": rejected,
@@ -142,7 +150,7 @@ def write(
         "duplicates_dropped": len(dropped),
         "duplicate_files": [pair.told() for pair in pairs],
     }
-    return Written(summary, shown)
+    return Written(summary, shown, doubts(found.images, chosen))
 
 
 def _decode(
@@ -270,24 +278,18 @@ def _table(
     dropped: list[Decoded],
     labels: list[str],
 ) -> dict[str, int]:
-    """Write a split without what is dropped; return its number of images by class."""
+    """Write a split without what is dropped; return its number of images of each class."""
     rows = {each.row for each in dropped if each.split == split}
     kept = [each.image for each in decoded if each.split == split and each.row not in rows]
     table = pd.DataFrame(
         [(image.member, image.label, labels.index(image.label)) for image in kept],
         columns=["file", "class", "label"],
     )
-    counts = dict(Counter(table["class"]))
-    for label in labels:
-        if label not in counts:
-            raise InputError(
-                f"no image of class {label!r} is left for {split}: all are unreadable or "
-                "duplicates; add others"
-            )
+    counts = Counter(table["class"])
     table.to_csv(folder / f"{split}.csv", index=False)
     source, target = (place / f"{split}.npy" for place in (unfinished, folder))
     if rows:
         npy.leave_out(source, target, rows)
     else:
         files.link(source, target)
-    return counts
+    return {label: counts[label] for label in labels}

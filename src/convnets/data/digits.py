@@ -10,6 +10,7 @@ from convnets.base import files, params
 from convnets.base.console import InputError
 from convnets.data.examples import Examples
 
+FILE = Path("dvc-outs/mnist.npz")
 CLASSES = [str(digit) for digit in range(10)]
 
 

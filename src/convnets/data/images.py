@@ -2,13 +2,16 @@
 
 import io
 import logging
+import math
+import mimetypes
 import os
 import re
+import struct
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,8 +23,10 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
@@ -30,6 +35,8 @@ from convnets.base import console
 
 MEMORY = 1_500_000_000  # bytes that one picture may take while it is decoded
 STRIP = 2**20  # pixels that are converted at a time
+FIRST = 2**10  # bytes of a file that tell its format
+BLANK = b"\xef\xbb\xbf \t\r\n"  # which careless programs write before a picture
 BELOW = 255.999  # of 256: the highest value becomes 255, since fractions are cut off
 DEPTHS = (8, 10, 12, 14, 16)  # bits per value of cameras and scanners
 TURNS = {  # by EXIF's Orientation
@@ -41,6 +48,16 @@ TURNS = {  # by EXIF's Orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+NOTES = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"exif\0")  # that may turn a PNG
+SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")  # of a JPEG
+# What OpenJPEG takes memory for, wherever it stands: the size and tiles; and the layers, levels,
+# blocks and precincts of all bands, or of one.
+TILES = re.compile(rb"\xff\x4f(?=\xff\x51.{4}(.{34}))", re.DOTALL)
+_CODED = rb"([\0-\x20])([\0-\x08]{2}).[\0\1](.{0,33}))"
+CODED = (
+    re.compile(rb"\xff(?=\x52\0[\x0c-\x2d](.).(..)[\0\1]" + _CODED, re.DOTALL),
+    re.compile(rb"\xff(?=\x53\0[\x09-\x2a].(.)()" + _CODED, re.DOTALL),
+)
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its errors become the reasons below
 
@@ -54,10 +71,40 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
         """Do nothing: the resolution is not needed, and a damaged one would cost the picture."""
 
 
+def _jpeg(file: io.BytesIO) -> ImageFile.ImageFile:
+    content, end, scans, steps = file.getvalue(), 2, 0, 0
+    while (found := SEGMENT.search(content, end)) and found[1] != b"\xd9":  # the picture's end
+        # At first, Pillow reads padding byte by byte, and copies EXIF at each of its segments.
+        steps += 25 if scans else found.start() - end + 5000
+        if steps > 2_500_000:
+            raise ImageError("more segments or padding than a JPEG has; save it anew")
+        scans += found[1] == b"\xda"
+        end = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+    image = _Jpeg(file)
+    pixels = image.width * image.height  # each scan decodes all; a progressive JPEG has about ten
+    _afford("JPEG", pixels, pixels * scans / 10, f"its {scans:,} scans cost")
+    return image
+
+
 class _Tiff(TiffImagePlugin.TiffImageFile):
+    def _setup(self) -> None:
+        tags, known = self.tag_v2, TiffImagePlugin
+        stored = [tags._tagdata.get(tag, b"") for tag in (known.STRIPOFFSETS, known.TILEOFFSETS)]
+        _afford("TIFF", 0, 32 * max(map(len, stored)), "its strips or tiles cost")
+        sides = (tags.get(known.TILEWIDTH), tags.get(known.TILELENGTH))
+        _afford("TIFF", 0, math.prod(s for s in sides if isinstance(s, int)), "a tile costs")
+        kind = tags.get(known.PHOTOMETRIC_INTERPRETATION, 0)
+        _check_bands(tags.get(known.SAMPLESPERPIXEL, 1), {2: 3, 5: 4, 6: 3, 8: 3}.get(kind, 1))
+        super()._setup()
+
     def load(self) -> Any:
         with _no_stderr():  # libtiff prints its errors there
             return super().load()
+
+
+def _check_bands(bands: int, colours: int = 3) -> None:
+    if bands > colours + 1:  # one may be alpha
+        raise ImageError(f"{bands} bands, too many for a picture; save three of them as RGB")
 
 
 @contextmanager
@@ -73,16 +120,59 @@ def _no_stderr() -> Iterator[None]:
 
 
 def _png(file: io.BytesIO) -> ImageFile.ImageFile:
-    try:
-        return PngImagePlugin.PngImageFile(file)
-    except SyntaxError:
-        # EXIF with a wrong checksum must not cost the picture: cut it out.
-        content = file.getvalue()
-        start = content.find(b"eXIf") - 4
-        if start < 0:
-            raise
-        end = start + 12 + int.from_bytes(content[start : start + 4])
-        return PngImagePlugin.PngImageFile(io.BytesIO(content[:start] + content[end:]))
+    # Profiles, texts and damaged EXIF must not cost the picture: only what may turn it is kept.
+    content, end, name = file.getvalue(), 8, b""
+    kept, notes = [content[:8]], PngImagePlugin.PngStream(file)
+    while end < len(content) and name != b"IEND":
+        start, end = end, end + 12 + int.from_bytes(content[end : end + 4])
+        name = content[start + 4 : start + 8]
+        needed = not name[:1].islower() or name == b"tRNS"
+        if name == b"eXIf" or content.startswith(NOTES, start + 8):
+            file.seek(start)
+            with suppress(Exception):  # it is damaged, or too large when decompressed
+                notes.crc(name, notes.call(*notes.read()))
+                needed = True
+        kept += [content[start:end]] * needed
+        if len(kept) > 200_000:  # Pillow reads them one by one
+            raise ImageError("more chunks than a PNG has; save it anew")
+    return PngImagePlugin.PngImageFile(io.BytesIO(b"".join(kept)))
+
+
+def _gif(file: io.BytesIO) -> ImageFile.ImageFile:
+    # Pillow reads block by block up to the first frame, which must come within eight megabytes.
+    image = GifImagePlugin.GifImageFile(io.BytesIO(file.getvalue()[: 2**23]))
+    image.fp = file
+    return image
+
+
+def _pnm(file: io.BytesIO) -> ImageFile.ImageFile:
+    content = file.getvalue()
+    if content[1:2] in b"123":  # text, of which Pillow copies what is left at each comment
+        content = re.sub(rb"#[^\r\n]*", b"", content)
+    image = PpmImagePlugin.PpmImageFile(io.BytesIO(content[: 2**20]))  # the header
+    image.fp = io.BytesIO(content)
+    return image
+
+
+def _jpeg2000(file: io.BytesIO) -> ImageFile.ImageFile:
+    content, layers, levels, block = file.getvalue(), 0, 0, 1024
+    for coded in {found.groups() for each in CODED for found in each.finditer(content)}:
+        (style,), of_layers, (level,), blocks, precincts = coded
+        layers, levels = max(layers, int.from_bytes(of_layers)), max(levels, level)
+        block = min(block, 16 << sum(blocks))
+        for smaller, each in enumerate(reversed(precincts[: (level + 1) * (style & 1)])):
+            block = min(block, 1 << (each & 15) + (each >> 4) + 2 * smaller)
+    for found in TILES.finditer(content):
+        x, y, x0, y0, width, height, tile_x, tile_y, bands = struct.unpack(">8IH", found[1])
+        _check_bands(bands)
+        pixels, tiles = (x - x0) * (y - y0), ((tile_x - x) // width) * ((tile_y - y) // height)
+        packets = layers * bands * (tiles * (levels + 1) + 4 * pixels // 3 // block)
+        costs = pixels * 1024 / block + 512 * tiles + packets
+        _afford("JPEG2000", pixels, costs, "its tiles, layers and blocks cost")
+    image = Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(content[: 2**20]))  # the header
+    image.fp, (codec, box, start, how) = file, image.tile[0]
+    image.tile = [ImageFile._Tile(codec, box, start, (*(how or ())[:4], len(content)))]
+    return image
 
 
 def _avif(file: io.BytesIO) -> ImageFile.ImageFile:
@@ -103,21 +193,53 @@ def _heic(file: io.BytesIO) -> ImageFile.ImageFile:
     return image
 
 
-# The start of a file, its decoder, and the bytes per pixel that decoding and converting hold at
-# most. They were measured with the costliest variant of each format: a progressive JPEG keeps the
-# coefficients of the whole picture however small it is decoded, WebP keeps two canvases, a TIFF may
-# be one strip of 16 bits, and HEIC has 10 bits. The decoders are called directly, as `Image.open`
-# has one limit for all of them, which is less than a phone's JPEG of 200 megapixels.
-FORMATS: dict[str, tuple[bytes, Callable[[io.BytesIO], ImageFile.ImageFile], int]] = {
-    "JPEG": (rb"\xff\xd8\xff", _Jpeg, 6),  # the first picture of an MPO, too
-    "PNG": (rb"\x89PNG\r\n\x1a\n", _png, 8),
-    "WebP": (rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile, 16),
-    "AVIF": (rb"....ftyp.{0,64}?avi[fs]", _avif, 16),
-    "HEIC": (rb"....ftyp.{0,64}?(hei[cmsx]|hev[cmsx]|mif1|msf1)", _heic, 20),
-    "TIFF": (rb"II[*+]\0|MM\0[*+]", _Tiff, 16),
-    "GIF": (rb"GIF8[79]a", GifImagePlugin.GifImageFile, 8),
-    "BMP": (rb"BM", BmpImagePlugin.BmpImageFile, 8),
+# The start of a file, its decoder, the bytes per pixel that decoding and converting hold at most,
+# and the endings. The bytes were measured with the costliest variant of each format: a progressive
+# JPEG keeps the coefficients of the whole picture however small it is decoded, WebP keeps two
+# canvases, a TIFF may be one strip of 16 bits, HEIC has 10 bits, JPEG 2000 computes in 32. The
+# decoders are called directly, as `Image.open` has one limit for all of them, which is less than a
+# phone's JPEG of 200 megapixels.
+FORMATS: dict[str, tuple[bytes, Callable[[io.BytesIO], ImageFile.ImageFile], int, str]] = {
+    "JPEG": (rb"\xff\xd8\xff", _jpeg, 6, "jpg jpeg jpe jfif mpo"),  # an MPO's first picture
+    "PNG": (rb"\x89PNG\r\n\x1a\n", _png, 8, "png apng"),
+    "WebP": (rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile, 16, "webp"),
+    "AVIF": (rb"....ftyp.{0,64}?avi[fs]", _avif, 16, "avif avifs"),
+    "HEIC": (rb"....ftyp.{0,64}?(hei[cmsx]|hev[cmsx]|mif1|msf1)", _heic, 20, "heic heif hif"),
+    "TIFF": (rb"II[*+]\0|MM\0[*+]", _Tiff, 16, "tif tiff"),
+    "JPEG2000": (rb"\xff\x4f\xff\x51|....jP  \r\n", _jpeg2000, 40, "jp2 j2k j2c jpc jpf jpx"),
+    "PNM": (rb"P[1-6f]" + 2 * rb"(\s|#[^\r\n]*[\r\n])+\d+", _pnm, 8, "ppm pgm pbm pnm pfm"),
+    "GIF": (rb"GIF8[79]a", _gif, 8, "gif"),
+    "BMP": (rb"BM.{13}\0\0\0", BmpImagePlugin.BmpImageFile, 8, "bmp dib"),
 }
+SUFFIXES = frozenset(f".{each}" for *_, endings in FORMATS.values() for each in endings.split())
+TYPES = mimetypes.MimeTypes()  # Python's own, whatever the system knows
+_TEXTS = (".md", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".log", ".ipynb")
+TYPES.types_map[True].update(dict.fromkeys(_TEXTS, "text/plain"))
+
+
+def is_picture(name: str, read: Callable[..., bytes] | None = None) -> bool:
+    """Return whether a file's ending or, if that says nothing, its first bytes are a picture's.
+
+    Raw photographs and slides are TIFFs with endings of their own.
+
+    Args:
+        name: its path.
+        read: returns the first bytes of a path, at most so many; None to go by the ending.
+    """
+    ending, known = PurePosixPath(name).suffix.lower(), TYPES.guess_type(name)[0]
+    if ending in SUFFIXES or read is None or known not in (None, "application/octet-stream"):
+        return ending in SUFFIXES
+    with suppress(OSError, ImageError):
+        return kind(read(name, FIRST)) not in (None, "TIFF" if ending else None)
+    return False
+
+
+def kind(first: bytes) -> str | None:
+    """Return the format of `FORMATS` that a file's first bytes say, if any."""
+    for name, (start, *_) in FORMATS.items():
+        if re.match(start, first.lstrip(BLANK), re.DOTALL):
+            return name
+    return None
 
 
 def decode(content: bytes, size: int) -> NDArray[np.uint8]:
@@ -138,16 +260,9 @@ def decode(content: bytes, size: int) -> NDArray[np.uint8]:
         ImageError: the image is damaged, in another format, or too large for `MEMORY`. The message
             is one printable line.
     """
-    name = _recognised(content)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            rgb = _upright(_opened(content, name), size)
-            square = rgb.resize((size, size), Image.Resampling.BILINEAR)
-    except ImageError:
-        raise
-    except Exception as error:  # a decoder raises any kind for damaged bytes
-        raise ImageError(f"{name} cannot be decoded: {_told(error)}") from error
-    return np.asarray(square, dtype=np.uint8)
+    with _reasons(content) as name:
+        rgb = _upright(_opened(content, name), size)
+        return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
 
 
 def header(content: bytes) -> tuple[str, tuple[int, int]]:
@@ -156,40 +271,45 @@ def header(content: bytes) -> tuple[str, tuple[int, int]]:
     Raises:
         ImageError: it is damaged there, in another format, or too large.
     """
-    name = _recognised(content)
+    with _reasons(content) as name:
+        return name, _opened(content, name).size
+
+
+@contextmanager
+def _reasons(content: bytes) -> Iterator[str]:
+    """Yield the format; whatever its decoder raises becomes an `ImageError`."""
+    name = kind(content)
+    if name is None:
+        *most, last = FORMATS
+        raise ImageError(f"not a {', '.join(most)} or {last}" if content else "an empty file")
     try:
         with warnings.catch_warnings(action="ignore"):
-            return name, _opened(content, name).size
+            yield name
     except ImageError:
         raise
     except Exception as error:  # a decoder raises any kind for damaged bytes
-        raise ImageError(f"{name} cannot be decoded: {_told(error)}") from error
-
-
-def _told(error: Exception) -> str:
-    return console.printable(" ".join(str(error).split()) or type(error).__name__)[:200]
-
-
-def _recognised(content: bytes) -> str:
-    for name, (start, *_) in FORMATS.items():
-        if re.match(start, content, re.DOTALL):
-            return name
-    if not content:
-        raise ImageError("an empty file")
-    *most, last = FORMATS
-    raise ImageError(f"not a {', '.join(most)} or {last}")
+        told = console.printable(" ".join(str(error).split()) or type(error).__name__)[:200]
+        raise ImageError(f"{name} cannot be decoded: {told}") from error
 
 
 def _opened(content: bytes, name: str) -> ImageFile.ImageFile:
-    _, decoder, per_pixel = FORMATS[name]
-    image = decoder(io.BytesIO(content))
-    pixels, largest = image.width * image.height, MEMORY // per_pixel
-    if pixels > largest:
-        raise ImageError(
-            f"too large: {pixels / 1e6:,.1f} megapixels, {name} is decoded up to "
-            f"{largest / 1e6:.1f}; make it smaller"
-        )
+    image = FORMATS[name][1](io.BytesIO(content.lstrip(BLANK)))
+    pixels = image.width * image.height
+    slow = any(tile[0] in Image.DECODERS for tile in image.tile[:1])  # they are in Python
+    _afford(name, pixels, 75 * pixels * slow, "decoding it in Python costs")
     return image
+
+
+def _afford(name: str, pixels: int, costs: float, what: str) -> None:
+    """Refuse pixels, or what costs as much time or memory as so many, beyond a format's bound."""
+    largest = MEMORY // FORMATS[name][2]
+    if max(pixels, costs) > largest:
+        much, remedy = f"{what} as much as {costs / 1e6:,.1f}", "save it anew"
+        if pixels > largest:
+            much, remedy = f"{pixels / 1e6:,.1f}", "make it smaller"
+        raise ImageError(
+            f"too large: {much} megapixels, {name} is decoded up to {largest / 1e6:.1f}; {remedy}"
+        )
 
 
 def _upright(image: ImageFile.ImageFile, size: int) -> Image.Image:

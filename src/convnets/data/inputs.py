@@ -5,15 +5,16 @@ import json
 from pathlib import Path
 
 from convnets.base import files, params
-from convnets.base.console import say
-from convnets.data import archive
+from convnets.base.console import InputError, public, say
+from convnets.data import archive, bucket
 
 FOLDER = Path("metrics/inputs")  # in git: a clone without the files keeps their stamps
 
 
 def outside(p: params.Params) -> dict[str, list[str]]:
     """Return the paths that the params give, by the name of what they are for."""
-    images = p.data.path if p.data.source in ("archive", "folder") else None
+    watched = p.data.source in ("archive", "folder") or bucket.serves(p.data.path)
+    images = p.data.path if watched else None
     known = ("imagenet", "random", "sample")
     weights = None if p.backbone.weights in known else p.backbone.weights
     own = p.backbone.name if p.backbone.name.endswith(".keras") else None
@@ -32,10 +33,18 @@ def write(paths: list[str], out: Path) -> None:
     known = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     stamps = {}
     for path in paths:
-        stamps[path] = stamp(files.given(path))
-        if stamps[path] is None and known.get(path):
-            say(f"{path}: is not here; what was made from it before is used")
-            stamps[path] = known[path]
+        remote = bucket.serves(path)
+        name = public(path) if remote else path  # the file is in git
+        try:
+            stamps[name] = bucket.stamp(path) if remote else stamp(files.given(path))
+        except InputError as error:
+            if not remote or name not in known:
+                raise
+            say(str(error))
+            stamps[name] = None
+        if stamps[name] is None and known.get(name):
+            say(f"{name}: is not here; what was made from it before is used")
+            stamps[name] = known[name]
     files.write_json(out, stamps)
 
 

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import re
-import shlex
+import math
 import statistics
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,20 +14,24 @@ from typing import Any
 import pandas as pd
 
 from convnets.base import params
-from convnets.base.console import printable, progress
-from convnets.data import archive, images, layout, web
+from convnets.base.console import InputError, is_address, printable, progress, public
+from convnets.data import archive, bucket, images, layout, sources, web
 from convnets.data.layout import Files, Layout
 from convnets.data.overview import EXAMPLES, by_reason
-from convnets.data.subset import SPLITS, choose, gaps
+from convnets.data.subset import SPLITS, choose, doubts, gaps, without_rare
+from convnets.tracking import presets
+
+SIZE = 180  # pixels: as which the printed command decodes
 
 
-def inspect(given: str, wanted: str = "auto", labels: Path | None = None) -> dict[str, Any]:
+def inspect(given: str, seed: int = 0, max_rejected: float = 0.01, **told: str) -> dict[str, Any]:
     """Look at a folder, an archive or the archive at a web address; change nothing.
 
     Args:
         given: the path or the address. What is downloaded is not kept.
-        wanted: a layout, or `auto`; see `layout.recognise`.
-        labels: a table, or None.
+        seed: of the run's choice.
+        max_rejected: the share of unreadable pictures that the run accepts.
+        told: of the section `data`: layout, labels, columns, pattern and splits, all as text.
 
     Returns:
         What there is, as JSON would have it.
@@ -35,42 +39,58 @@ def inspect(given: str, wanted: str = "auto", labels: Path | None = None) -> dic
     Raises:
         InputError: it cannot be used; the message says why.
     """
+    if "labels" in told:
+        told["labels"] = str(Path(told["labels"]).absolute())
     with ExitStack() as stack:
-        path, settings = Path(given).expanduser(), {}
-        if re.match("https?://", given, re.IGNORECASE):
-            folder = stack.enter_context(TemporaryDirectory())
-            path, sha256 = web.download(given, Path(folder), None, beside_output=True)
-            settings = {"data.source": "url", "data.path": given, "data.sha256": sha256}
-        else:
-            source = "folder" if path.is_dir() else "archive"
-            settings = {"data.source": source, "data.path": str(path.absolute())}
-        if wanted != "auto":
-            settings["data.layout"] = wanted
-        if labels is not None:
-            settings["data.labels"] = str(labels.absolute())
-        files = stack.enter_context(archive.opened(path))
-        found = layout.recognise(files, wanted, labels)
-        seen = _look(files, found)
-        amounts = _amounts(found)
-        subset = params.Subset(**amounts, max_rejected=0.01)
-        chosen = choose(found.images, subset, seed=0)
-    settings |= {f"subset.{split}": amount for split, amount in amounts.items()}
-    settings |= {"image_size": "180", "backbone.weights": "imagenet"}
+        path, folder = Path(given).expanduser(), Path(stack.enter_context(TemporaryDirectory()))
+        where = {"source": "folder" if path.is_dir() else "archive", "path": str(path.absolute())}
+        remote, in_bucket = is_address(given), bucket.serves(given)
+        if remote:
+            whole = given if in_bucket else given.partition("#")[0]
+            place, _, query = whole.partition("?")
+            if query and "$" not in query:  # it may be a key
+                query = "$QUERY"
+            where = {"source": "url", "path": f"{place}?{query}" if query else whole}
+        how = params.checked(params.Data, where | told, "inspect")
+        if remote and not in_bucket:
+            path, where["sha256"] = web.download(given, folder, None, beside_output=True)
+        files = stack.enter_context(
+            bucket.opened(given, folder, None, beside_output=True)
+            if in_bucket
+            else archive.opened(path)
+        )
+        found = sources.recognised(files, how)
+        subset = _subset(found)
+        kept = without_rare(found, subset.get("minimum"))
+        chosen = choose(kept.images, params.Subset(**subset, max_rejected=max_rejected), seed)
+        seen, unreadable = _look(files, kept)
+        _all_learned(chosen, unreadable)
+    share = len(unreadable) / len(kept.images)
+    if share > max_rejected:
+        subset["max_rejected"] = math.ceil(1000 * share + 0.5) / 1000  # 29 of 100 is more than 0.29
+    settings = {f"data.{key}": value for key, value in (where | told).items()}
+    settings |= {f"subset.{key}": value for key, value in subset.items()}
     return {
-        "path": given,
+        "path": public(given) if is_address(given) else given,
         "layout": found.name,
         "images": len(found.images),
         "classes": _counts(found),
         "missing_numbers": gaps(found.images),
         **seen,
-        "skipped": by_reason(found.skipped),
+        "reasons": by_reason(unreadable),
+        "skipped": by_reason(kept.skipped),
+        "doubts": doubts(kept.images, chosen),
         "would_use": {split: len(images) for split, images in chosen.items()},
-        "command": command(settings),
+        "command": presets.command("photos", settings),
     }
 
 
-def _look(files: Files, found: Layout) -> dict[str, Any]:
-    """Read each picture once: its format, its size, and whether another has the same bytes."""
+def _look(files: Files, found: Layout) -> tuple[dict[str, Any], dict[str, str]]:
+    """Decode each picture once, as the run will.
+
+    Returns:
+        The formats, the sizes and which pictures have the same bytes; and why others are not read.
+    """
     formats: Counter[str] = Counter()
     sizes: list[tuple[int, int]] = []
     unreadable: dict[str, str] = {}
@@ -80,6 +100,7 @@ def _look(files: Files, found: Layout) -> dict[str, Any]:
             content = files.read(image.member)
             alike[hashlib.sha256(content).digest()].append(image)
             name, size = images.header(content)
+            images.decode(content, SIZE)
             formats[name] += 1
             sizes.append(size)
         except (images.ImageError, OSError) as error:
@@ -102,7 +123,18 @@ def _look(files: Files, found: Layout) -> dict[str, Any]:
             "pictures": len(apart),
             "examples": [[image.member for image in group] for group in apart[:EXAMPLES]],
         },
-    }
+    }, unreadable
+
+
+def _all_learned(chosen: dict[str, list[layout.Image]], unreadable: Mapping[str, str]) -> None:
+    """Refuse a class of which no picture of a split can be read: the run would stop there."""
+    for split, of_split in chosen.items():
+        readable = {image.label for image in of_split if image.member not in unreadable}
+        for member, label in ((i.member, i.label) for i in of_split if i.label not in readable):
+            raise InputError(
+                f"class {label!r} has no image for {split} that can be read, such as {member!r}: "
+                f"{unreadable[member]}; repair or remove it, or add others"
+            )
 
 
 def _counts(found: Layout) -> dict[str, dict[str, int]]:
@@ -113,36 +145,17 @@ def _counts(found: Layout) -> dict[str, dict[str, int]]:
     return {label: dict(of_class) for label, of_class in counts.items()}
 
 
-def _amounts(found: Layout) -> dict[str, Any]:
-    """Return the subset that uses all images: shares, or all of each split that is given."""
-    given = {image.split for image in found.images}
-    fewest = min(Counter(image.label for image in found.images).values())
-    drawn = 0.15 if fewest >= 4 else 1  # of three, a share would be none
-    shares = {split: "rest" if split in given else drawn for split in SPLITS}
-    return shares | {"train": "rest"}
+def _subset(found: Layout) -> dict[str, Any]:
+    """Return the subset that uses all images: shares, or all of each split that is given.
 
-
-def command(settings: dict[str, Any]) -> str:
-    """Return the command that runs with these settings, for a shell to read.
-
-    DVC reads the value of `-S` as Hydra does: in quotes, any character stands for itself, and
-    `2024` is a name.
+    A class with fewer images than there are splits is left out.
     """
-    quoted = [
-        f"{key}={_quoted(str(value)) if key.startswith('data.') else value}"
-        for key, value in settings.items()
-    ]
-    return "dvc exp run " + " ".join(f"-S {shlex.quote(setting)}" for setting in quoted)
-
-
-def _quoted(value: str) -> str:
-    """Return a value in Hydra's quotes, if it is not a plain word."""
-    if value.isidentifier():
-        return value
-    # A backslash counts only before a quote, or before `${`, which would ask for another value.
-    name = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    name += "\\" * (len(value) - len(value.rstrip("\\")))
-    return '"' + re.sub(r"(\\*)\$\{", r"\1\1\\${", name) + '"'
+    given = {image.split for image in found.images} - {None, "train"}
+    amounts: dict[str, Any] = {split: "rest" if split in given else 0.15 for split in SPLITS}
+    amounts["train"] = "rest"
+    counts, needed = Counter(image.label for image in found.images), len(SPLITS) - len(given)
+    enough = [count for count in counts.values() if count >= needed]
+    return amounts | ({"minimum": needed} if 2 <= len(enough) < len(counts) else {})
 
 
 def show(seen: dict[str, Any], form: str) -> str:
@@ -177,9 +190,15 @@ def show(seen: dict[str, Any], form: str) -> str:
         count = found.get("files", found.get("pictures"))
         if count:
             lines.append(f"{text.format(count)}, such as {_names(found['examples'])}")
-    for why, found in seen["skipped"].items():
-        lines.append(f"skipped {found['files']:,}: {why}, such as {_names(found['examples'])}")
+    for kind in ("reasons", "skipped"):
+        for why, found in seen[kind].items():
+            what = "unreadable" if kind == "reasons" else kind
+            names = _names(found["examples"])
+            lines.append(f"{what} {found['files']:,}: {printable(why)}, such as {names}")
+    lines += map(printable, seen["doubts"])
     used = ", ".join(f"{count:,} {split}" for split, count in seen["would_use"].items())
+    if "?$QUERY" in seen["command"]:
+        used += " (set the environment variable QUERY to what follows ? in your address)"
     return "\n".join([*lines, f"would use {used}:", seen["command"]])
 
 

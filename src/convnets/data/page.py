@@ -42,7 +42,7 @@ def render(package: str, template: str, shown: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %" if share == share else "–"
     environment.filters["number"] = lambda value, form: form.format(value).replace("%", " %")
     return environment.get_template(template).render(shown)
 

@@ -9,10 +9,10 @@ import zipfile
 from pathlib import Path
 
 from convnets.base import files, params
-from convnets.base.console import InputError, progress, say
-from convnets.data import archive, layout, sample, web
+from convnets.base.console import REMEDIES, InputError, progress, say
+from convnets.data import archive, bucket, layout, sample, web
 from convnets.data.layout import Layout
-from convnets.data.subset import choose
+from convnets.data.subset import choose, without_rare
 
 COMPETITION = "dogs-vs-cats"
 
@@ -42,15 +42,22 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
             path = out
         case "kaggle":
             path = download_from_kaggle(out.parent)
+        case "url" if bucket.serves(how.path):
+            path = out  # nothing is there yet: what is taken is packed
         case "url":
             path, sha256 = web.download(how.path or "", out.parent, how.sha256)
             if how.sha256 is None:
                 say(f"{path}: to get this file and no other, set data.sha256 to {sha256}")
         case _:
             path = files.given(how.path or "")
-    labels = files.given(how.labels) if how.labels else None
-    with archive.opened(path) as opened:
-        found = layout.recognise(opened, how.layout, labels)
+    web.tidy(out.parent)
+    with (
+        bucket.opened(how.path or "", out.parent, how.sha256)
+        if path == out and how.source == "url"
+        else archive.opened(path)
+    ) as opened:
+        found = recognised(opened, how)
+        found = without_rare(found, subset.minimum)
         if not zipfile.is_zipfile(path):
             chosen = choose(found.images, subset, seed)
             names = [image.member for images in chosen.values() for image in images]
@@ -58,6 +65,19 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
         elif path != out:
             (files.link if path.parent == out.parent else files.copy)(path, out)
     return found
+
+
+def recognised(opened: layout.Files, how: params.Data) -> Layout:
+    """Return how the images of a folder or an archive are laid out, by what the params say."""
+    labels = files.given(how.labels) if how.labels else None
+    return layout.recognise(
+        opened,
+        how.layout,
+        labels,
+        columns=how.columns,
+        pattern=how.pattern,
+        splits=how.splits,
+    )
 
 
 def write_sample(out: Path, count: int, seed: int) -> None:
@@ -126,8 +146,10 @@ def _ask_kaggle(folder: Path) -> None:
         }
         remedy = remedies.get(status, "Kaggle failed; run again later")
         raise InputError(f"{COMPETITION}.zip: {remedy} (status {status})") from error
-    except requests.RequestException as error:
+    except Exception as error:  # of any kind that the client, requests and urllib3 have
+        if isinstance(error, OSError) and error.errno in REMEDIES:  # the disk fails
+            raise
         raise InputError(
-            f"{COMPETITION}.zip: the connection to Kaggle failed ({type(error).__name__}); "
-            "run again to resume, or use data.source=archive with a copy"
+            f"{COMPETITION}.zip: {web.why(error, ' to Kaggle')}, or use data.source=archive with a "
+            "copy"
         ) from error

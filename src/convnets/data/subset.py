@@ -4,12 +4,57 @@ import hashlib
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
 
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data.layout import Image
+from convnets.data.layout import Image, Layout
 
 SPLITS = ("train", "validation", "test")
+FEW = 10  # test pictures of a class: one more mistake changes its recall by 10 %
+
+
+def without_rare(found: Layout, minimum: int | None) -> Layout:
+    """Leave out the classes that have fewer pictures than `subset.minimum`, and say so."""
+    counts = Counter(image.label for image in found.images)
+    rare = {
+        image.member: f"of a class with fewer than {minimum} images (subset.minimum)"
+        for image in found.images
+        if counts[image.label] < (minimum or 0)
+    }
+    kept = [image for image in found.images if image.member not in rare]
+    if not kept:
+        raise InputError(f"no class has {minimum} images; lower subset.minimum")
+    return found._replace(images=kept, skipped=found.skipped | rare)
+
+
+def doubts(found: list[Image], chosen: Mapping[str, Collection[Image]]) -> list[str]:
+    """Return what the numbers of pictures of a class cannot tell, a sentence each.
+
+    Args:
+        found: all pictures.
+        chosen: those of each split, from `choose`.
+    """
+    total = Counter(image.label for image in found)
+    used = Counter(image.label for images in chosen.values() for image in images)
+    tested = Counter(image.label for image in chosen["test"])
+    few = {label: tested[label] for label in sorted(total, key=lambda label: tested[label])}
+    few = {label: count for label, count in few.items() if count < FEW}
+    told = []
+    if few:
+        listed = ", ".join(f"{label} ({count})" for label, count in list(few.items())[:FEW])
+        told.append(
+            f"{len(few):,} of {len(total):,} classes have fewer than {FEW} test images, which say "
+            f"little: {listed}{', …' if len(few) > FEW else ''}; subset.minimum leaves out classes "
+            "with fewer images in all"
+        )
+    rarest = min(total, key=lambda label: total[label])
+    if used[rarest] == total[rarest] and used.total() * 2 < total.total():
+        told.append(
+            f"{used.total():,} of {total.total():,} images are used, since {rarest} has only "
+            f"{total[rarest]:,}; shares, such as subset.test=0.15, use more of the others"
+        )
+    return told
 
 
 def choose(found: list[Image], how: params.Subset, seed: int) -> dict[str, list[Image]]:
@@ -46,10 +91,11 @@ def choose(found: list[Image], how: params.Subset, seed: int) -> dict[str, list[
     for label, of_class in ordered.items():
         # What is in no given split is to learn from, and to draw the missing splits from.
         pools = {split: [image for image in of_class if image.split == split] for split in given}
+        pools = {split: pool for split, pool in pools.items() if pool}  # it may lack the class
         pools["train"] = [image for image in of_class if image.split not in given]
-        for split, taken in _taken(pools, how, label).items():
+        for split, taken in _taken(pools, given, how, label).items():
             place |= dict.fromkeys((image.member for image in taken), split)
-    if how.group is not None:
+    if grouped(found, how):
         place = _together(found, group, place, given)
     chosen = {
         split: [
@@ -58,7 +104,8 @@ def choose(found: list[Image], how: params.Subset, seed: int) -> dict[str, list[
         for split in SPLITS
     }
     for split, members in chosen.items():
-        for label in ordered.keys() - {image.label for image in members}:
+        lacking = {label for label in ordered if split in given - {i.split for i in ordered[label]}}
+        for label in ordered.keys() - {image.label for image in members} - lacking:
             raise InputError(
                 f"class {label!r} has no group of its own for {split}; correct subset.group or add "
                 "images"
@@ -66,9 +113,19 @@ def choose(found: list[Image], how: params.Subset, seed: int) -> dict[str, list[
     return chosen
 
 
+def grouped(found: list[Image], how: params.Subset) -> bool:
+    """Whether `subset.group` or `{group}` in `data.pattern` says which pictures belong together."""
+    return how.group is not None or any(image.group for image in found)
+
+
 def group_of(image: Image, pattern: str | None) -> str | None:
-    """Return what the pattern finds in an image's path, or what its parentheses find there."""
-    match = re.search(pattern, image.member) if pattern is not None else None
+    """Return what the pattern finds in an image's path, or what its parentheses find there.
+
+    Without a pattern, it is what `data.pattern` found.
+    """
+    if pattern is None:
+        return image.group
+    match = re.search(pattern, image.member)
     return match and ("/".join(part or "" for part in match.groups()) or match[0])
 
 
@@ -100,11 +157,13 @@ def _together(
     return {member: won[name] for member, name in group.items()}
 
 
-def _taken(pools: dict[str, list[Image]], how: params.Subset, label: str) -> dict[str, list[Image]]:
+def _taken(
+    pools: dict[str, list[Image]], given: set[str], how: params.Subset, label: str
+) -> dict[str, list[Image]]:
     """Take the images of one class from the pool of each split, or from the training images."""
     taken: dict[str, list[Image]] = {}
     for name, pool in pools.items():
-        splits = [split for split in SPLITS if (split if split in pools else "train") == name]
+        splits = [split for split in SPLITS if (split if split in given else "train") == name]
         wanted = {split: getattr(how, split) for split in splits}
         if name != "train":  # a share is of what is drawn: of a given split, it takes all
             wanted = {s: "rest" if isinstance(w, float) else w for s, w in wanted.items()}
@@ -123,7 +182,7 @@ def _taken(pools: dict[str, list[Image]], how: params.Subset, label: str) -> dic
             asked = ", ".join(f"subset.{split} {wanted[split]}" for split in splits)
             raise InputError(
                 f"class {label!r} has {len(pool)} images{where}, too few for {asked}; lower the "
-                "counts or add images"
+                "counts, add images, or leave out rare classes with subset.minimum"
             )
         start = 0
         for split in splits:
@@ -133,8 +192,8 @@ def _taken(pools: dict[str, list[Image]], how: params.Subset, label: str) -> dic
 
 
 def _count(amount: int | float | str, total: int) -> int:
-    """Return how many of a class's images a number or a share of them is."""
-    return amount if isinstance(amount, int) else round(float(amount) * total)
+    """Return how many of a class's images a number or a share of them is: at least one."""
+    return amount if isinstance(amount, int) else max(1, round(float(amount) * total))
 
 
 def gaps(found: list[Image]) -> dict[str, int]:

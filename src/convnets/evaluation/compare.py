@@ -143,7 +143,7 @@ def _deps(repo: Any) -> Deps:
 def _current(repo: Any, deps: Deps) -> bool:
     """Return whether dvc.lock has all commands, params and deps as they are: no stage is due.
 
-    This reads no data: of a revision, only git has the files.
+    This reads no data but DVC's lists of folders: of a revision, only git has the files.
     """
     from dvc_data.hashfile.tree import Tree
 
@@ -159,10 +159,15 @@ def _current(repo: Any, deps: Deps) -> bool:
             now = code[dep.fs_path]
         elif made[0].fs_path == dep.fs_path:
             now = made[0].hash_info
-        else:  # such as dvc-outs/trained, of which each stage makes one file
+        else:  # such as dvc-outs/trained, of which each training makes one folder
             whole = Tree()  # type: ignore[no-untyped-call]
             for out in made:
-                whole.add(out.fs.relparts(out.fs_path, dep.fs_path), None, out.hash_info)
+                place = out.fs.relparts(out.fs_path, dep.fs_path)
+                if out.is_dir_checksum:
+                    for inner, _, content in out.get_dir_cache() or ():
+                        whole.add((*place, *inner), None, content)
+                else:  # a file, as in earlier versions of the project
+                    whole.add(place, None, out.hash_info)
             whole.digest()
             now = whole.hash_info
         if dep.hash_info != now:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from convnets.models import internals
+from convnets.models import answers, internals
 
 FEWEST = 7  # positions along each side of a map of evidence
 POOLING = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
@@ -56,9 +56,7 @@ def grad_cam(
         candidates = [step for step in _maps(path) if not isinstance(step.layer, POOLING)]
         maps = max(reversed(candidates), key=_places).output
         dense = path[-1].layer
-        scores = tf.linalg.matmul(path[-1].input, dense.kernel) + dense.bias
-        if scores.shape[1] == 1:  # a sigmoid's score is for the second of two classes
-            scores = tf.concat([-scores, scores], axis=1)
+        scores = answers.scores(tf.linalg.matmul(path[-1].input, dense.kernel) + dense.bias)
         score = tf.gather(scores, classes, axis=1, batch_dims=1)
     weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
     evidence = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1)).numpy()

@@ -3,9 +3,9 @@
 import io
 import warnings
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from convnets.base import files
 from convnets.evaluation import calibration
 from convnets.evaluation.metrics import Predictions
 from convnets.evaluation.scores import Results, mistakes
-from convnets.training.fit import BLUE, RED, plot
+from convnets.training.trained import BLUE, RED, plot
 
 INK = "#12161c"  # an SVG replaces it with the colour of the surrounding text
 COUNTS = LinearSegmentedColormap.from_list("counts", [f"{BLUE}00", BLUE])  # from transparent
@@ -52,6 +52,7 @@ plt.rcParams |= {
 }
 
 
+@cache
 def svg(figure: Figure) -> str:
     """Return a figure as an `<svg>` element for any background, with escaped text."""
     file = io.StringIO()
@@ -61,10 +62,43 @@ def svg(figure: Figure) -> str:
     return drawn[drawn.index("<svg") :].replace(INK, "currentColor")
 
 
-def of_results(
+class Drawn(NamedTuple):
+    """The charts of all models."""
+
+    comparison: Figure
+    reliability: Figure
+    overview: dict[str, Figure]  # by metric
+    curves: dict[str, Figure]  # by model
+    confusion: dict[str, Figure]
+
+    def by_name(self) -> dict[str, Figure]:
+        """Return the charts by name, such as `confusion/fine_tune`."""
+        return {"comparison": self.comparison, "reliability": self.reliability} | {
+            f"{kind}/{name}": figure
+            for kind in ("overview", "curves", "confusion")
+            for name, figure in getattr(self, kind).items()
+        }
+
+
+def of_results(results: Results) -> Drawn:
+    """Draw the charts of all models."""
+    histories = {name: each.history for name, each in results.trained.items()}
+    return Drawn(
+        comparison(results),
+        reliability(results.tested[results.champion], results.answers),
+        {metric: overview(histories, metric) for metric in ("val_accuracy", "val_loss")},
+        {name: curves(each, name, results.kept[name]) for name, each in histories.items()},
+        {
+            name: confusion(each.labels, each.predicted, results.trained[name].record.classes, name)
+            for name, each in results.tested.items()
+        },
+    )
+
+
+def galleries(
     results: Results, images: NDArray[np.uint8], views: NDArray[np.float32]
 ) -> dict[str, Figure]:
-    """Draw all figures of `evaluate`. Return them by file name, without the suffix.
+    """Draw pictures by name: augmented views, and the champion's most confident mistakes.
 
     Args:
         results: the results of all models.
@@ -78,20 +112,10 @@ def of_results(
         f"is {names[best.labels[row]]}"
         for row in worst
     ]
-    histories = results.histories()
-    drawn = {
-        "comparison": comparison(results),
-        "reliability": reliability(results.tested[results.champion], best),
+    return {
         "augmentation": gallery(views, [""] * len(views), columns=3),
         "most_confident_mistakes": gallery(images[worst], titles),
     }
-    for metric in ("val_accuracy", "val_loss"):
-        drawn[f"overview/{metric}"] = overview(histories, metric)
-    for name, tested in results.tested.items():
-        classes = results.trained[name].record.classes
-        drawn[f"curves/{name}"] = curves(histories[name], name, results.trained[name].record.best)
-        drawn[f"confusion/{name}"] = confusion(tested.labels, tested.predicted, classes, name)
-    return drawn
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -105,7 +129,7 @@ def comparison(results: Results) -> Figure:
 
     The models of digits have axes of their own.
     """
-    groups = results.by_data()
+    groups = results.by_kind()
     heights = [len(names) for names in groups.values()]
     figure, axes = plt.subplots(
         len(groups),
@@ -116,7 +140,7 @@ def comparison(results: Results) -> Figure:
         layout="constrained",
     )
     lowest = min(0.4, float(results.table["low"].min()))
-    for part, (data, names) in zip(axes.flat, groups.items(), strict=True):
+    for part, (kind, names) in zip(axes.flat, groups.items(), strict=True):
         table = results.table.loc[names]
         rows = np.arange(len(table))[::-1]
         accuracy = table["test_accuracy"]
@@ -141,7 +165,7 @@ def comparison(results: Results) -> Figure:
         part.set_xlim(lowest, 1.04)
         for row, value in zip(rows, accuracy, strict=True):
             part.text(lowest + 0.005, row, f"{value:.1%}", va="center", color="white")
-        part.set_title(data, loc="left", fontsize="medium")
+        part.set_title(f"the {kind}", loc="left", fontsize="medium")
     part.set_xlabel("test accuracy, with its 95 % Wilson interval")
     figure.legend(*part.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure

@@ -3,19 +3,21 @@
 To add a metric, add a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
-from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import f1_score, log_loss, recall_score, roc_auc_score
 
-from convnets.models.saved import Record
+from convnets.models import answers
+
+Epoch = Mapping[Hashable, Any]  # its loss, accuracy, val_loss and val_accuracy
 
 
 class Predictions(NamedTuple):
-    """A model's predictions for the test split. Every class occurs in the labels."""
+    """A model's predictions for the test split. A split that is given may lack a class."""
 
     labels: NDArray[np.integer[Any]]  # (n,), the true labels
     probabilities: NDArray[np.float64]  # (n, classes)
@@ -42,7 +44,7 @@ class Metric(NamedTuple):
     name: str  # the column, and the name in MLflow and DVC
     title: str  # for display
     format: str  # Python's format of the number
-    score: Callable[[Predictions, Record], float]
+    score: Callable[[Predictions, Epoch], float]
     compared: bool = False  # DVC shows it when experiments are compared
 
 
@@ -65,11 +67,22 @@ def cross_entropy(tested: Predictions) -> float:
     return float(log_loss(tested.labels, clipped, labels=list(range(clipped.shape[1]))))
 
 
+def recalls(tested: Predictions) -> NDArray[np.float64]:
+    """Return the (classes,) shares of correct predictions, NaN for a class without test images."""
+    classes = range(tested.probabilities.shape[1])
+    found: NDArray[np.float64] = recall_score(
+        tested.labels, tested.predicted, labels=classes, average=None, zero_division=np.nan
+    )
+    return found
+
+
 def area(tested: Predictions) -> float:
-    """Return the area under the ROC curve: one against the rest for more than two classes."""
-    binary = tested.probabilities.shape[1] == 2
-    scores = tested.probabilities[:, 1] if binary else tested.probabilities
-    return float(roc_auc_score(tested.labels, scores, multi_class="ovr"))
+    """Return the area under the ROC curve: one against the rest for more than two classes.
+
+    It is the mean over the classes that the test images have.
+    """
+    several = answers.against_the_rest(tested.labels, tested.probabilities)
+    return float(np.mean([roc_auc_score(of_class, order) for of_class, order in several]))
 
 
 METRICS = (
@@ -84,7 +97,7 @@ METRICS = (
         "balanced_accuracy",
         "balanced accuracy",
         "{:.1%}",
-        lambda tested, _: float(balanced_accuracy_score(tested.labels, tested.predicted)),
+        lambda tested, _: float(np.nanmean(recalls(tested))),
     ),
     Metric(
         "macro_f1",
@@ -100,21 +113,26 @@ METRICS = (
         "val_accuracy",
         "validation accuracy",
         "{:.1%}",
-        lambda _, record: record.history[record.best - 1]["val_accuracy"],
+        lambda _, kept: float(kept["val_accuracy"]),
         compared=True,
     ),
     Metric(
         "val_loss",
         "validation log loss",
         "{:.4f}",
-        lambda _, record: record.history[record.best - 1]["val_loss"],
+        lambda _, kept: float(kept["val_loss"]),
         compared=True,
     ),
 )
 
 
-def score(tested: Predictions, record: Record) -> dict[str, float]:
-    """Return all metrics of a model, and the interval of its test accuracy, `low` and `high`."""
+def score(tested: Predictions, kept: Epoch) -> dict[str, float]:
+    """Return all metrics of a model, and the interval of its test accuracy, `low` and `high`.
+
+    Args:
+        tested: its predictions for the test split.
+        kept: the row of its history for the epoch whose weights were kept.
+    """
     low, high = interval(tested.correct, len(tested.labels))
-    found = {metric.name: metric.score(tested, record) for metric in METRICS}
+    found = {metric.name: metric.score(tested, kept) for metric in METRICS}
     return found | {"low": low, "high": high}

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from convnets.data.page import picture, render
-from convnets.evaluation import chance, explain, figures
+from convnets.evaluation import chance, figures
+from convnets.evaluation.figures import Drawn
 from convnets.evaluation.metrics import METRICS
 from convnets.evaluation.scores import Results, mistakes, successes
 
@@ -18,9 +19,11 @@ MAPS = 32  # shown of the first convolution
 
 def content(
     results: Results,
-    drawn: dict[str, Figure],
+    drawn: Drawn,
     images: NDArray[np.uint8],
     views: NDArray[np.float32],
+    evidence: NDArray[np.float32],
+    maps: NDArray[np.float32],
 ) -> dict[str, Any]:
     """Return the content of the page.
 
@@ -29,11 +32,11 @@ def content(
         drawn: from `figures.of_results`.
         images: the test images, (n, h, w, 3).
         views: one training image and then its augmented views, (k, h, w, 3).
+        evidence: the champion's, for the images of `explained`.
+        maps: the champion's first convolution's, for the first image.
     """
     best = results.answers
     wrong = mistakes(best, 12)
-    explained = [*wrong[:4], *successes(best, 4)]
-    evidence = explain.grad_cam(results.best.model, images[explained], best.predicted[explained])
     classes = results.best.record.classes
     records = {name: trained.record for name, trained in results.trained.items()}
 
@@ -46,54 +49,46 @@ def content(
             "sure": best.probabilities[row].max(),
         }
 
-    def drawings(kind: str) -> list[Markup]:
-        chosen = [figure for name, figure in drawn.items() if name.startswith(kind)]
-        return [Markup(figures.svg(figure)) for figure in chosen]  # noqa: S704 - texts are escaped
+    def drawing(figure: Figure) -> Markup:
+        return Markup(figures.svg(figure))  # noqa: S704 - texts are escaped
 
     return {
         "champion": results.champion,
         "records": records,
+        "kept": results.kept,
+        "epochs": {name: len(each.history) for name, each in results.trained.items()},
+        "monitor": results.monitor,
         "metrics": METRICS,
         "groups": {
-            data: results.table.loc[names].reset_index().to_dict("records")
-            for data, names in results.by_data().items()
+            kind: results.table.loc[names].reset_index().to_dict("records")
+            for kind, names in results.by_kind().items()
         },
         "recall": results.recall().to_dict("index"),
-        "counts": results.images["class"].value_counts().reindex(classes).to_dict(),
-        "comparison": drawings("comparison")[0],
+        "counts": results.images["class"].value_counts().reindex(classes, fill_value=0).to_dict(),
+        "comparison": drawing(drawn.comparison),
         "differences": {
             (row["first"], row["second"]): row for row in results.differences().to_dict("records")
         },
         "level": chance.LEVEL,
-        "curves": drawings("overview/") + drawings("curves/"),
+        "curves": [drawing(each) for each in (*drawn.overview.values(), *drawn.curves.values())],
         "views": [picture(view) for view in views],
-        "confusions": drawings("confusion/"),
+        "confusions": [drawing(each) for each in drawn.confusion.values()],
         "calibration": results.calibration.to_dict("index"),
-        "reliability": drawings("reliability")[0],
+        "reliability": drawing(drawn.reliability),
         "mistakes": [example(row) for row in wrong],
         "explained": [
             example(row) | {"evidence": picture(figures.overlay(images[row], found))}
-            for row, found in zip(explained, evidence, strict=True)
+            for row, found in zip(explained(results), evidence, strict=True)
         ],
-        "feature_maps": {
-            name: picture(
-                figures.mosaic(
-                    explain.feature_maps(results.trained[name].model, images[0])[..., :MAPS]
-                ),
-                MOSAIC,
-            )
-            for name in _first_convolutions(results)
-        },
+        "feature_maps": picture(figures.mosaic(maps[..., :MAPS]), MOSAIC),
         "maps": MAPS,
         "mapped": picture(images[0]),
     }
 
 
-def _first_convolutions(results: Results) -> list[str]:
-    """Return one model per first convolution. All models on the backbone share a frozen one."""
-    names = results.of_images()
-    on_backbone = [name for name in names if results.trained[name].record.part is not None]
-    return [name for name in names if name not in on_backbone[1:]]
+def explained(results: Results) -> list[int]:
+    """Return the rows of the test images whose evidence is shown: some mistakes and successes."""
+    return [*mistakes(results.answers, 4), *successes(results.answers, 4)]
 
 
 def html(shown: dict[str, Any], seconds: dict[str, float] | None = None) -> str:

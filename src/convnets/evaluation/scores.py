@@ -1,42 +1,27 @@
-"""Score all trained models on the test images, compare them, and choose the champion."""
+"""Score the answers of all trained models, compare them, and choose the champion. Without Keras."""
 
 import hashlib
+import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import pandas as pd
-from sklearn.metrics import recall_score
+from numpy.typing import NDArray
 
 from convnets.base import files
-from convnets.base.console import InputError, progress
+from convnets.base.console import InputError
+from convnets.base.params import Monitor
 from convnets.data import digits, examples
-from convnets.data.examples import Examples
+from convnets.data.examples import IMAGES
 from convnets.evaluation import calibration, chance
 from convnets.evaluation.calibration import Calibrated, Outputs
-from convnets.evaluation.metrics import METRICS, Predictions, score
-from convnets.models import saved
-from convnets.models.saved import Record
-from convnets.training import batches
-from convnets.training.fit import by_epoch
+from convnets.evaluation.metrics import METRICS, Predictions, recalls, score
+from convnets.models.saved import Kind
+from convnets.training.trained import HELD_OUT, Trained, best_epoch, read
 
-
-class Trained(NamedTuple):
-    """A model and the record of its training."""
-
-    model: keras.Model
-    record: Record
-
-    @property
-    def sees_images(self) -> bool:
-        """Whether it classifies the images, not the digits."""
-        return self.record.labels == (examples.IMAGES / "test.csv").as_posix()
-
-    @property
-    def of_the_book(self) -> bool:
-        """Whether the book's figure is about the same things: digits, or cats and dogs."""
-        return not self.sees_images or [c.casefold() for c in self.record.classes] == ["cat", "dog"]
+BOOKS = ["cat", "dog"]  # the classes of the book's images
+Labels = dict[tuple[Kind, str], NDArray[np.integer[Any]]]  # by kind and split
 
 
 class Results(NamedTuple):
@@ -45,10 +30,12 @@ class Results(NamedTuple):
     table: pd.DataFrame  # one row per model: its metrics, and the book's accuracy
     champion: str
     trained: dict[str, Trained]
+    kept: dict[str, int]  # the epoch, counted from 1, whose weights were kept
     tested: dict[str, Predictions]
     calibrated: dict[str, Calibrated]  # of the models of images alone
     calibration: pd.DataFrame  # one row per model of images: before and after calibration
     images: pd.DataFrame  # one row per test image: file, class and label
+    monitor: Monitor  # by which the best epoch was kept
 
     @property
     def best(self) -> Trained:
@@ -62,25 +49,20 @@ class Results(NamedTuple):
 
     def of_images(self) -> list[str]:
         """Return the names of the models of images. The champion is chosen from these."""
-        return [name for name, trained in self.trained.items() if trained.sees_images]
+        return self.by_kind()[Kind.IMAGES]
 
-    def by_data(self) -> dict[str, list[str]]:
+    def by_kind(self) -> dict[Kind, list[str]]:
         """Return the names of the models of images, and of those of digits, if there are any."""
-        of_images = self.of_images()
-        of_digits = [name for name in self.trained if name not in of_images]
-        groups = {"the images": of_images, "the digits": of_digits}
-        return {data: names for data, names in groups.items() if names}
+        groups = {
+            kind: [name for name, each in self.trained.items() if each.record.kind is kind]
+            for kind in Kind
+        }
+        return {kind: names for kind, names in groups.items() if names}
 
     def recall(self) -> pd.DataFrame:
         """Return each class's share of correct predictions, by model of the images."""
         classes = self.best.record.classes
-        found = {
-            name: recall_score(
-                tested.labels, tested.predicted, labels=range(len(classes)), average=None
-            )
-            for name, tested in self.tested.items()
-            if self.trained[name].sees_images
-        }
+        found = {name: recalls(self.tested[name]) for name in self.of_images()}
         return pd.DataFrame(found, index=pd.Index(classes, name="class"))
 
     def predictions(self) -> pd.DataFrame:
@@ -91,12 +73,12 @@ class Results(NamedTuple):
         the other way round.
         """
         parts = []
-        for data, names in self.by_data().items():
+        for kind, names in self.by_kind().items():
             classes = np.array(self.trained[names[0]].record.classes)
             labels = self.tested[names[0]].labels
             known = {
-                "data": data.removeprefix("the "),
-                "file": self.images["file"] if data == "the images" else range(len(labels)),
+                "data": kind,
+                "file": self.images["file"] if kind is Kind.IMAGES else range(len(labels)),
                 "class": classes[labels],
             }
             predicted = {name: classes[self.tested[name].predicted] for name in names}
@@ -109,15 +91,11 @@ class Results(NamedTuple):
         pairs = chance.pairs(right)
         return pairs.assign(p=chance.holm(pairs["p"]))
 
-    def histories(self) -> dict[str, pd.DataFrame]:
-        """Return a table for each model, with one row per epoch."""
-        return {name: by_epoch(trained.record.history) for name, trained in self.trained.items()}
-
     def validated(self) -> dict[str, str]:
         """Return the champion's scores on the validation images, and a hash of these images."""
         digest = hashlib.sha256()
         for kind in ("npy", "csv"):
-            with (examples.IMAGES / f"validation.{kind}").open("rb") as file:
+            with (IMAGES / f"validation.{kind}").open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         best = self.calibration.loc[self.champion]
         return {
@@ -138,103 +116,105 @@ class Results(NamedTuple):
 
 
 def load(folder: Path, made: frozenset[str]) -> dict[str, Trained]:
-    """Load all trained models in the order of the book's listings. Other models come last.
+    """Read what the trainings left, in the order of the book's listings. Other models come last.
 
     Args:
-        folder: the folder with one `.keras` file per model.
+        folder: has a folder for each model. One that is empty or missing was not trained.
         made: the outs of all stages. A model that no stage makes is rejected.
 
     Raises:
-        InputError: a model is missing, is left over, or cannot be loaded safely.
+        InputError: a file is missing or damaged, something is left over, or no model of the images
+            was trained.
     """
     expected = {path for path in map(Path, made) if path.parent == folder}
-    for path in sorted(expected ^ set(folder.glob("[!.]*.keras"))):
-        told = "is missing; run `dvc repro`" if path in expected else "no stage makes it; remove it"
-        raise InputError(f"{path}: {told}")
-    records = {path: saved.record(path) for path in expected}
-
-    def place(path: Path) -> tuple[bool, list[int], str]:
-        listing = records[path].listing
-        return (
-            listing is None,
-            [int(part) for part in (listing or "").split(".") if part],
-            path.stem,
+    there = (path for path in folder.glob("[!.]*") if path.is_dir() or path.suffix == ".keras")
+    if left := sorted(set(there) - expected):
+        names = " ".join(map(str, left))
+        raise InputError(f"{left[0]}: no stage makes it; to remove what is left: rm -r {names}")
+    found = {path.name: trained for path in sorted(expected) if (trained := read(path))}
+    if not any(trained.record.kind is Kind.IMAGES for trained in found.values()):
+        raise InputError(
+            f"{folder}: no model of the images is trained; run `dvc repro`, or give one epochs"
         )
 
-    paths = progress(sorted(expected, key=place), "load", len(expected))
-    return {path.stem: Trained(saved.load(path), records[path]) for path in paths}
+    def place(name: str) -> tuple[list[float], str]:
+        listing = found[name].record.listing
+        return [float(part) for part in listing.split(".")] if listing else [math.inf], name
+
+    return {name: found[name] for name in sorted(found, key=place)}
 
 
-def outputs(trained: Trained, split: str) -> Outputs:
-    """Run a model on a split, from cached features if it has them.
+def compare(trained: dict[str, Trained], monitor: Monitor) -> Results:
+    """Score all models on their test splits, and choose the champion from the models of images.
 
     Args:
-        trained: the model.
-        split: test; for a model of the images also validation.
+        trained: from `load`.
+        monitor: by which the best epoch was kept.
+
+    Raises:
+        InputError: a model's answers are for other examples.
     """
-    model, record = trained
-    scored = model.get_layer(record.part) if record.part else model
-    given = [_examples(Path(file), Path(record.labels), split) for file in record.inputs]
-    logits = [calibration.logits(scored, batches.in_order(each, 64)) for each in given]
-    return Outputs(given[0].labels, np.concatenate(logits))
-
-
-def _examples(inputs: Path, labels: Path, split: str) -> Examples:
-    if inputs.suffix == ".npz":
-        return digits.load(inputs, split)
-    inputs, labels = (path.with_name(path.name.replace("test", split)) for path in (inputs, labels))
-    return examples.load(inputs, labels)
-
-
-def compare(trained: dict[str, Trained]) -> Results:
-    """Score all models on their test splits, and choose the champion from the models of images."""
-    names = progress(trained, "test", len(trained))
-    tested = {name: outputs(trained[name], "test") for name in names}
-    of_images = [name for name in trained if trained[name].sees_images]
-    validated = {
-        name: outputs(trained[name], "validation")
-        for name in progress(of_images, "validate", len(of_images))
-    }
-    return gather(trained, tested, validated, examples.read_table(examples.IMAGES / "test.csv"))
+    tables = {split: examples.read_table(IMAGES / f"{split}.csv") for split in HELD_OUT}
+    labels = {(Kind.IMAGES, split): table["label"].to_numpy() for split, table in tables.items()}
+    if any(each.record.kind is Kind.DIGITS for each in trained.values()):
+        labels[Kind.DIGITS, "test"] = digits.load(digits.FILE, "test").labels
+    return gather(trained, monitor, labels, tables["test"])
 
 
 def gather(
-    trained: dict[str, Trained],
-    tested: dict[str, Outputs],
-    validated: dict[str, Outputs],
-    images: pd.DataFrame,
+    trained: dict[str, Trained], monitor: Monitor, labels: Labels, images: pd.DataFrame
 ) -> Results:
-    """Combine the results.
+    """As `compare`, with the labels of each split of each kind, and a row per test image."""
 
-    Args:
-        trained: all models, by name.
-        tested: their outputs for their test splits.
-        validated: the outputs for the validation images, of the models of images.
-        images: one row per test image.
-    """
+    def outputs(split: str, *kinds: Kind) -> dict[str, Outputs]:
+        found = {
+            name: Outputs(labels[record.kind, split], logits[split])
+            for name, (record, _, logits) in trained.items()
+            if record.kind in kinds
+        }
+        for name, each in found.items():
+            if len(each.labels) != len(each.logits):
+                raise InputError(f"{name}: not for the labels of {split}; train it again")
+        return found
+
+    tested, validated = outputs("test", *Kind), outputs("validation", Kind.IMAGES)
     predictions = {name: each.predictions() for name, each in tested.items()}
-    scores = {name: score(each, trained[name].record) for name, each in predictions.items()}
+    kept = {name: best_epoch(each.history, monitor) for name, each in trained.items()}
+    scores = {
+        name: score(each, trained[name].history.to_dict("records")[kept[name] - 1])
+        for name, each in predictions.items()
+    }
     table = pd.DataFrame.from_dict(scores, orient="index").rename_axis("model")
-    book = {name: each.record.book for name, each in trained.items() if each.of_the_book}
-    table["book"] = pd.Series(book, dtype=float).reindex(table.index)
+    table["book"] = pd.Series(  # of digits, and of cats and dogs
+        {
+            name: record.book
+            for name, (record, *_) in trained.items()
+            if record.kind is Kind.DIGITS or [c.casefold() for c in record.classes] == BOOKS
+        },
+        index=table.index,
+        dtype=float,
+    )
     calibrated = {
         name: calibration.calibrate(each, tested[name]) for name, each in validated.items()
     }
     champion = calibration.best(calibrated)
     before_and_after = calibration.table(predictions, calibrated)
-    return Results(table, champion, trained, predictions, calibrated, before_and_after, images)
+    rest = (predictions, calibrated, before_and_after, images, monitor)
+    return Results(table, champion, trained, kept, *rest)
 
 
 def write(results: Results, folder: Path) -> None:
     """Write the comparison, the scores, the curves and the predictions.
 
-    DVC shows `models/<name>.json`: the metrics for comparing experiments.
+    DVC shows `models.json`: the metrics for comparing experiments, the champion's first.
     """
     tables = {
         "comparison": results.table,
         "recall": results.recall(),
         "calibration": results.calibration,
-        "curves": pd.concat(results.histories(), names=["model"]),
+        "curves": pd.concat(
+            {name: each.history for name, each in results.trained.items()}, names=["model"]
+        ),
     }
     for kind, table in tables.items():
         with files.atomic(folder / f"{kind}.csv") as part:
@@ -242,8 +222,9 @@ def write(results: Results, folder: Path) -> None:
     scores = results.table.drop(columns="book").to_dict("index")
     files.write_json(folder / "evaluate.json", {"champion": results.champion, "models": scores})
     compared = [metric.name for metric in METRICS if metric.compared]
-    for name, row in results.table[compared].iterrows():
-        files.write_json(folder / f"models/{name}.json", row.to_dict())
+    first = {"champion": results.table.loc[results.champion, compared].to_dict()}
+    of_models = results.table[compared].to_dict("index")
+    files.write_json(folder / "models.json", first | of_models)
     classes = results.best.record.classes
     predicted = results.answers.predicted
     confusion = {"actual": results.images["class"], "predicted": [classes[i] for i in predicted]}
@@ -251,15 +232,6 @@ def write(results: Results, folder: Path) -> None:
         pd.DataFrame(confusion).to_csv(part, index=False)
     with files.atomic(folder / "predictions.csv") as part:
         results.predictions().to_csv(part, index=False)
-
-
-def by_name(results: Results) -> dict[str, float]:
-    """Return every metric of every model, as `model.metric`."""
-    return {
-        f"{model}.{name}": value
-        for model, scores in of_models(results).items()
-        for name, value in scores.items()
-    }
 
 
 def of_models(results: Results) -> dict[str, dict[str, float]]:
@@ -271,13 +243,6 @@ def of_models(results: Results) -> dict[str, dict[str, float]]:
         str(model): {str(name): float(value) for name, value in row.dropna().items()}
         for model, row in table.iterrows()
     }
-
-
-def keep(results: Results, out: Path) -> None:
-    """Calibrate the champion, and save it."""
-    model, record = results.best
-    calibration.apply(model, results.calibrated[results.champion].temperature)
-    saved.save(model, out, record)
 
 
 def mistakes(tested: Predictions, count: int) -> list[int]:

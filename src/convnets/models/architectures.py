@@ -6,15 +6,14 @@ by name.
 
 import difflib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import keras
-import numpy as np
 from keras import layers
-from numpy.typing import NDArray
 
 from convnets.base.console import InputError
 from convnets.base.params import ConvnetTraining, HeadTraining
+from convnets.models.answers import classifier
 
 T = TypeVar("T")
 Convnet = Callable[[int, int, float], keras.Model]
@@ -196,22 +195,6 @@ def pooled(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTensor:
     return layers.Dropout(how.dropout)(x)
 
 
-def classifier(
-    x: keras.KerasTensor, classes: int, start: str = "glorot_uniform"
-) -> keras.KerasTensor:
-    """Return probabilities: one per class, or for two classes only that of the second class.
-
-    They are float32 even if the layers before compute in bfloat16.
-
-    Args:
-        x: (n, features).
-        classes: number of classes.
-        start: Keras's initializer of the layer's weights.
-    """
-    units, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
-    return layers.Dense(units, activation, kernel_initializer=start, dtype="float32")(x)
-
-
 def _batch_normalised(x: keras.KerasTensor, dtype: str | None = None) -> keras.KerasTensor:
     # The mean of ten batches: a small data set has few. Several GPUs take it as one does.
     return layers.BatchNormalization(momentum=0.9, synchronized=True, dtype=dtype)(x)
@@ -223,9 +206,3 @@ def _named(name: str, known: dict[str, T], kind: str) -> T:
         hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
         raise InputError(f"architecture: no {kind} {name!r}; {hint}")
     return known[name]
-
-
-def by_class(probabilities: NDArray[Any]) -> NDArray[np.float64]:
-    """Return (n, classes) probabilities from a model's output, which is (n, 1) for two."""
-    wide = np.asarray(probabilities, np.float64)
-    return np.hstack([1 - wide, wide]) if wide.shape[1] == 1 else wide

@@ -1,6 +1,8 @@
 """The only uses of undocumented Keras behaviour, each with a test."""
 
 import json
+import math
+import random
 import re
 import sys
 import zipfile
@@ -9,8 +11,11 @@ from functools import partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.saving import saving_lib
 
 # The book's layers and our arrays are so. A user's keras.json may say otherwise.
 keras.config.set_image_data_format("channels_last")
@@ -22,6 +27,8 @@ keras.config.set_epsilon(1e-7)
 for gpu in tf.config.list_physical_devices("GPU"):
     tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.experimental.enable_op_determinism()
+
+LARGEST_OUTPUT = 2**28  # values that a layer may return for one image
 
 
 class Step(NamedTuple):
@@ -152,6 +159,47 @@ def reproducible(source: Path, target: Path, metadata: dict[str, Any]) -> None:
             elif name == "config.json":
                 content = _counted(content)
             copy.writestr(zipfile.ZipInfo(name), content)
+
+
+def bounded(archive: zipfile.ZipFile) -> None:
+    """Refuse a `.keras` archive that would take more memory than its size suggests.
+
+    The model is first made without its weights: Keras knows their shapes, and makes no arrays.
+
+    Raises:
+        Exception: of any kind, since Keras and h5py raise their own for what is damaged.
+    """
+    stored = archive.getinfo("model.weights.h5")
+    state = random.getstate()
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            config = archive.read("config.json")
+            model = saving_lib._model_from_config(config, None, compile=False, safe_mode=True)
+    finally:
+        # Else Keras makes those weights later. And a training must draw the same seeds as without.
+        global_state.set_global_attribute("uninitialized_variables", [])
+        random.setstate(state)
+    if not isinstance(model, keras.Model):
+        raise ValueError("it is not a model")
+    operations = {
+        operation
+        for layer in model._flatten_layers()
+        for operation in (layer, *getattr(layer, "operations", ()))
+    }
+    outputs = [
+        math.prod(size or 1 for size in tensor.shape)
+        for operation in operations
+        for node in operation._inbound_nodes
+        for tensor in node.output_tensors
+    ]
+    if max(outputs, default=0) > LARGEST_OUTPUT:
+        raise ValueError(f"a layer returns {max(outputs):,} values for an image")
+    values = sum(math.prod(variable.shape) for variable in model.variables)
+    arrays: list[int] = []
+    with h5py.File(archive.open(stored)) as weights:
+        weights.visititems(lambda _, item: arrays.append(getattr(item, "nbytes", 0)))
+    if max(values, sum(arrays)) > stored.file_size:
+        raise ValueError("it has fewer weights than it says")
 
 
 def _counted(config: bytes) -> bytes:

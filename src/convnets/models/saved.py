@@ -1,24 +1,39 @@
-"""Models as files: safe to load, reproducible to the byte, with a record of their training."""
+"""Models as files: safe to load, reproducible to the byte, with a record of what they are.
+
+Keras is imported only with a model, so records are read without it.
+"""
 
 import argparse
 import json
 import re
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
-import keras
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from convnets.base import files
 from convnets.base.console import InputError, printable
-from convnets.base.params import Monitor
-from convnets.models import internals
+
+if TYPE_CHECKING:
+    import keras
+
+LARGEST_JSON = 8_000_000  # bytes of a model's config or metadata. Parsed, it takes 50 times as many
 
 
-class Identity(BaseModel):
-    """A model's title, and its listing and accuracy in the book."""
+class Kind(StrEnum):
+    """What a model classifies."""
+
+    IMAGES = "images"
+    DIGITS = "digits"
+
+
+class Record(BaseModel):
+    """What a model is, and what its answers mean. It is stored in the model's file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,15 +41,18 @@ class Identity(BaseModel):
     listing: str | None  # in the book, such as 8.16; it sets the order of the models
     book: float | None  # the accuracy that the book reports
     book_split: str  # the images that the accuracy is for
+    kind: Kind
+    classes: list[str]  # in label order
 
     @classmethod
-    def given(cls, arguments: argparse.Namespace) -> Self:
-        """Return the identity from a command line that `arguments` parsed."""
-        return cls(**{key: getattr(arguments, key) for key in cls.model_fields})
+    def given(cls, arguments: argparse.Namespace, kind: Kind, classes: list[str]) -> Self:
+        """Return the record of a model whose stage has this command line, see `arguments`."""
+        known = {key: value for key, value in vars(arguments).items() if key in cls.model_fields}
+        return cls(**known, kind=kind, classes=classes)
 
 
 def arguments() -> argparse.ArgumentParser:
-    """Return a parser for a training stage's command line: its name and `Identity`."""
+    """Return a parser for a training stage's command line: its name, and a part of `Record`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("stage", help="its name in dvc.yaml, also of one of several")
     parser.add_argument("--title", required=True, help="the model's title")
@@ -44,42 +62,13 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def best_epoch(history: Sequence[dict[str, float]], monitor: Monitor) -> int:
-    """Return the epoch, counted from 1, whose weights are kept.
-
-    Args:
-        history: one row per epoch.
-        monitor: val_loss for the lowest validation loss, as in the book; val_accuracy for the
-            highest validation accuracy, where the lower loss breaks ties.
-    """
-    if monitor == "val_loss":
-        worth = [-row["val_loss"] for row in history]
-        return worth.index(max(worth)) + 1
-    both = [(row["val_accuracy"], -row["val_loss"]) for row in history]
-    return both.index(max(both)) + 1
-
-
-class Record(Identity):
-    """What scoring needs to know about the training. It is stored in the model's file."""
-
-    classes: list[str]  # in label order
-    part: str | None  # the layer trained on cached features; None: the whole model, on pixels
-    inputs: list[str]  # test files that `part` takes; with two, the model returns the mean
-    labels: str  # the test file with the labels
-    history: list[dict[str, float]]  # one row per epoch
-    monitor: Monitor  # what chose the epoch
-
-    @property
-    def best(self) -> int:
-        """The epoch, counted from 1, whose weights were kept."""
-        return best_epoch(self.history, self.monitor)
-
-
-def save(model: keras.Model, path: Path, record: Record | None = None) -> None:
+def save(model: "keras.Model", path: Path, record: Record | None = None) -> None:
     """Save a model as `.keras`, atomically. The same model and record give the same bytes.
 
     The record goes into the archive's `metadata.json`. A backbone has none.
     """
+    from convnets.models import internals
+
     with files.atomic(path) as part:
         unfinished = part.with_name(f".part.keras.{path.name}")  # Keras wants its suffix
         try:
@@ -89,20 +78,28 @@ def save(model: keras.Model, path: Path, record: Record | None = None) -> None:
             unfinished.unlink(missing_ok=True)
 
 
-def load(path: Path, remedy: str = "train it again") -> keras.Model:
+def load(path: Path, remedy: str = "train it again") -> "keras.Model":
     """Load a `.keras` file for inference, without running any code in it.
 
     Raises:
-        InputError: the file is missing, damaged, or holds custom code such as a Lambda layer.
+        InputError: the file is missing, damaged, demands more memory than it has weights for, or
+            holds custom code such as a Lambda layer.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; {remedy}")
+        problem = "not a file" if path.exists() else "no such file"
+        raise InputError(f"{path}: {problem}; {remedy}")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not a .keras file, or only a part of one; {remedy}")
-    try:
+    import keras
+
+    from convnets.models import internals  # with its settings of Keras
+
+    with (
+        _opened(path, "cannot be loaded safely", remedy) as archive,
+        warnings.catch_warnings(action="ignore"),  # an error follows them
+    ):
+        internals.bounded(archive)
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # of any kind: Keras, h5py and zipfile have their own
-        raise InputError(f"{path}: cannot be loaded safely ({reason(error)}); {remedy}") from error
 
 
 def reason(error: BaseException) -> str:
@@ -114,16 +111,14 @@ def reason(error: BaseException) -> str:
 
 
 def record(path: Path) -> Record:
-    """Return a saved model's record of its training.
+    """Return a saved model's record.
 
     Raises:
         InputError: the file is not a model that `save` wrote.
     """
-    try:
-        found = _metadata(path)
+    with _opened(path, "has no record of its training", "train it again") as archive:
+        found = json.loads(archive.read("metadata.json"))
         return Record.model_validate({key: found[key] for key in Record.model_fields})
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: has no record of its training; train it again") from error
 
 
 def class_names(path: Path) -> list[str]:
@@ -132,13 +127,29 @@ def class_names(path: Path) -> list[str]:
     Raises:
         InputError: the file is not a model that `save` wrote.
     """
+    with _opened(path, "has no class names", "train it again") as archive:
+        found = json.loads(archive.read("metadata.json"))
+        return TypeAdapter(list[str]).validate_python(found["classes"])
+
+
+@contextmanager
+def _opened(path: Path, problem: str, remedy: str) -> Iterator[zipfile.ZipFile]:
+    """Open a model's archive. Whatever fails inside the `with` block becomes an `InputError`.
+
+    Keras, h5py, zipfile, json and pydantic raise exceptions of any kind for damaged bytes.
+    """
     try:
-        return [str(name) for name in _metadata(path)["classes"]]
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: has no class names ({error}); train it again") from error
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        found: dict[str, Any] = json.loads(archive.read("metadata.json"))
-    return found
+        if not path.is_file():  # opening a pipe would wait for its writer
+            raise FileNotFoundError("not a file" if path.exists() else "no such file")
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            # Keras compresses nothing. So what is read is never more than the file itself.
+            if sum(member.file_size for member in members) > path.stat().st_size:
+                raise ValueError("its parts are compressed; save it again with Keras")
+            for member in members:
+                if member.filename.endswith(".json") and member.file_size > LARGEST_JSON:
+                    limit = f"{LARGEST_JSON / 1e6:.0f} MB"
+                    raise ValueError(f"{member.filename} is larger than {limit}")
+            yield archive
+    except Exception as error:
+        raise InputError(f"{path}: {problem} ({reason(error)}); {remedy}") from error

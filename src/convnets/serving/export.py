@@ -20,7 +20,9 @@ from convnets.base import console
 from convnets.base.console import InputError
 from convnets.base.files import atomic, write_json
 from convnets.data import examples
+from convnets.models import answers
 from convnets.serving import predict
+from convnets.training.trained import HISTORY
 
 CHECKED = 200  # test images
 CALIBRATING = 100  # training images, from which int8 gets the range of each layer's values
@@ -66,7 +68,10 @@ def export(name: str, form: str, out: Path | None, quantize: str | None) -> str:
     if form == "onnx":
         _require_onnx()
     kind = f"{form} {quantize}" if quantize else form
-    out = out or Path("models") / f"{'-'.join(filter(None, [Path(name).stem, quantize]))}{suffix}"
+    own = (
+        Path(name).parent if (Path(name).parent / HISTORY).exists() else Path(name)
+    )  # a training's
+    out = out or Path("models") / f"{'-'.join(filter(None, [own.stem, quantize]))}{suffix}"
     if suffix and out.suffix != suffix:
         raise InputError(f"{out}: a file of {form} ends in {suffix}; change --out")
     if out.is_dir() and (suffix or not (out / "assets.extra" / ABOUT).exists()):
@@ -80,7 +85,7 @@ def export(name: str, form: str, out: Path | None, quantize: str | None) -> str:
         "output": f"float32, (n, {len(classes)}), the probability of each class",
         "classes": classes,
     }
-    model = _by_class(model)
+    model = answers.model_by_class(model)
     console.say(f"export: {name} to {out}, {quantize or 'float32'}")
     with atomic(out) as part:
         try:
@@ -148,14 +153,6 @@ def _images(
         )
     chosen = np.linspace(0, len(given.labels) - 1, min(count, len(given.labels))).astype(int)
     return given.inputs[chosen].astype(np.float32), given.labels[chosen]
-
-
-def _by_class(model: keras.Model) -> keras.Model:
-    """Return a model with one probability per class, also for two, as `architectures.by_class`."""
-    output = model.output
-    if output.shape[-1] == 1:
-        output = keras.ops.concatenate([1 - output, output], axis=-1)
-    return keras.Model(model.input, output)
 
 
 def _quantized(quantize: str | None, model: keras.Model, classes: list[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convnets.data import images
-from convnets.models import architectures, saved
+from convnets.models import answers, saved
 
 
 class Pictures(PythonModel):
@@ -44,7 +44,7 @@ class Pictures(PythonModel):
         """
         given = model_input.iloc[:, 0] if isinstance(model_input, pd.DataFrame) else model_input
         pixels = np.stack([self._pixels(place, picture) for place, picture in enumerate(given)])
-        outputs = architectures.by_class(self.model.predict(pixels, verbose=0))
+        outputs = answers.by_class(self.model.predict(pixels, verbose=0))
         return [
             {
                 "class": self.classes[int(row.argmax())],

@@ -1,11 +1,13 @@
 """Predictions of a model for image files."""
 
 import csv
+import heapq
 import io
 import json
 import os
 import sys
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -13,17 +15,18 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 from convnets.base import console
 from convnets.base.console import InputError
 from convnets.base.files import atomic, root
 from convnets.data import archive, images, layout
-from convnets.models import architectures, saved
+from convnets.models import answers, saved
 from convnets.tracking import store
 
 BATCH = 32
 LARGEST = 100_000_000  # bytes per image file
+COLUMNS, NAME = 100, 20  # of a terminal: for a line, and at most for a class's name
 CHAMPION = Path("models/champion.keras")  # the workspace's own: `dvc checkout` brings a commit's
 
 
@@ -49,15 +52,22 @@ def load(name: str) -> tuple[keras.Model, list[str]]:
         path = Path(name)
         if path == CHAMPION and not path.exists():
             raise InputError(
-                f"{path}: does not exist; run `dvc repro` or `dvc pull {path}`, or use --model "
-                "champion for MLflow's"
+                f"{path}: does not exist in {Path.cwd()}; run `dvc repro` or "
+                f"`dvc pull {path}` in the project's folder, or use --model champion for MLflow's"
             )
         classes = saved.class_names(path)
     model = saved.load(path)
-    shape = model.input_shape[1:]
-    if len(shape) != 3 or shape[0] != shape[1] or shape[2] != 3:
-        raise InputError(f"{name}: takes {shape}, not square RGB images; choose another --model")
-    if len(classes) != max(2, model.output_shape[-1]):
+    # Neither is there before a model is built. A model with several inputs has several shapes.
+    takes = getattr(model, "input_shape", None)
+    match takes:
+        case (None, int(high), int(wide), 3) if high == wide:
+            fits = answers.classes(model) == len(classes) == len(set(classes))
+        case _:
+            shape = str(takes).replace("None, ", "", 1)
+            raise InputError(
+                f"{name}: takes {shape}, not square RGB images; choose another --model"
+            )
+    if not fits:
         raise InputError(f"{name}: {len(classes)} class names do not match its output; train again")
     return model, classes
 
@@ -70,9 +80,10 @@ def _registered() -> tuple[Path, list[str]]:
     local = not os.environ.get("MLFLOW_TRACKING_URI")
     try:
         if local and not (root() / "mlflow.db").exists():
-            raise FileNotFoundError("no mlflow.db here")
-        mlflow.set_tracking_uri(store.uri())
-        folder = Path(mlflow.artifacts.download_artifacts(uri))
+            raise FileNotFoundError(f"no mlflow.db in {root()}")
+        with store.waiting():
+            mlflow.set_tracking_uri(store.uri())
+            folder = Path(mlflow.artifacts.download_artifacts(uri))
         (file,) = (folder / "artifacts").glob("*.keras")
         metadata = mlflow.models.Model.load(folder).metadata or {}
         return file, [str(name) for name in metadata.get("classes", ())]
@@ -85,7 +96,7 @@ def _registered() -> tuple[Path, list[str]]:
         ) from error
 
 
-def files(names: list[str]) -> list[str]:
+def files(names: list[str], failed: Callable[[str, str], None]) -> list[str]:
     """Return the names of image files. Folders are replaced by the image files in them.
 
     A folder is searched as training does: links are followed, hidden files and those of the system
@@ -93,15 +104,33 @@ def files(names: list[str]) -> list[str]:
 
     Args:
         names: files and folders, or `-` for an image on stdin.
+        failed: see `predict`.
     """
     found = []
     for name in names:
         inside = []
-        if Path(name).is_dir():
-            there = archive.names(Path(name))
-            inside = [str(Path(name) / path) for path in layout.sort_out(there)[0]]
-        found += inside or [name]
+        try:
+            if Path(name).is_dir():
+                inside = _pictures(Path(name))
+        except (OSError, InputError) as error:
+            failed(name, _reason(error))
+        else:
+            found += inside or [name]
     return found
+
+
+def _pictures(folder: Path) -> list[str]:
+    shown = {console.printable(path): folder / path for path in archive.names(folder)}
+
+    def start(name: str, most: int) -> bytes:
+        with shown[name].open("rb") as file:
+            return file.read(most)
+
+    return [str(shown[name]) for name in layout.sort_out(shown, start)[0]]
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def content(file: IO[bytes]) -> bytes:
@@ -136,10 +165,12 @@ def predict(
     Args:
         model: from `load`.
         names: see `files`.
-        failed: called with the name of each unreadable image and the reason.
+        failed: called with the name of each unreadable image or folder and the reason.
         explained: a folder for each image with its evidence in colours, by Grad-CAM.
     """
-    size, found = model.input_shape[1], files(names)
+    if explained is not None:
+        explained.mkdir(parents=True, exist_ok=True)
+    size, found = model.input_shape[1], files(names, failed)
     # Keras compiles a model for its first batch. For a single one, that takes longer than it saves.
     compiled = len(found) > BATCH
     starts = range(0, len(found), BATCH)
@@ -151,18 +182,21 @@ def predict(
                 decoded.append(images.decode(_read(name), size))
                 read.append(name)
             except (OSError, ValueError) as error:
-                failed(name, getattr(error, "strerror", None) or str(error))
+                failed(name, _reason(error))
         if read:
             pixels = np.stack(decoded)
-            outputs = architectures.by_class(
+            outputs = answers.by_class(
                 model.predict_on_batch(pixels) if compiled else np.asarray(model(pixels))
             )
             if explained is not None:
-                explained.mkdir(parents=True, exist_ok=True)
                 shown = overlays(model, pixels, outputs)
                 for number, (name, picture) in enumerate(zip(read, shown, strict=True), len(made)):
-                    with atomic(explained / f"{number + 1}-{Path(name).stem}.png") as part:
-                        picture.save(part, "PNG")
+                    stem = Path(name).stem.encode(errors="replace")[:200].decode(errors="ignore")
+                    try:
+                        with atomic(explained / f"{number + 1}-{stem}.png") as part:
+                            picture.save(part, "PNG")
+                    except OSError as error:
+                        failed(name, f"its evidence cannot be written: {_reason(error)}")
             made += [Prediction(*pair) for pair in zip(read, outputs, strict=True)]
     return made
 
@@ -216,23 +250,31 @@ def show(made: list[Prediction], classes: list[str], form: str, unsure: float | 
     if form == "json":
         return json.dumps(rows, indent=2, ensure_ascii=False)
     marks = [] if unsure is None else ["unsure"]
-    told = {True: "unsure", False: ""}
-    lines = [["file", "class", *marks, *classes]]
-    for named in rows:
-        probabilities = named["probabilities"].values()
-        # By hand, as the import of pandas takes longer than all of it.
-        shown = probabilities if form == "csv" else (f"{each:.4f}" for each in probabilities)
-        lines.append([named["file"], named["class"], *(told[named[m]] for m in marks), *shown])
     if form == "csv":
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(lines)
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(["file", "class", *marks, *classes])
+        for named in rows:
+            told = ["unsure" * named[mark] for mark in marks]
+            lines.writerow([named["file"], named["class"], *told, *named["probabilities"].values()])
         return text.getvalue().rstrip("\n")
-    cells = [[console.printable(cell) for cell in line] for line in lines]
-    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    table = [
-        " ".join(
-            " " * (width - cell_len(cell)) + cell for width, cell in zip(widths, line, strict=True)
-        )
-        for line in cells
-    ]
-    return "\n".join(table) if rows else ""
+    table = [["file", "class", "probability", "second", "probability", *marks]]
+    for named in rows:
+        best = heapq.nlargest(2, named["probabilities"].items(), key=itemgetter(1))
+        cells = [cell for name, share in best for cell in (name, f"{share:.4f}")]
+        table.append([named["file"], *cells, *("unsure" * named[mark] for mark in marks)])
+    table = [[console.printable(cell) for cell in line] for line in table]
+    widths = [min(max(map(cell_len, column)), NAME) for column in zip(*table, strict=True)]
+    # The files' names have the place that the others leave.
+    left = COLUMNS - sum(width + 1 for width in widths[1:])
+    widths[0] = min(max(cell_len(line[0]) for line in table), left)
+    return "\n".join(" ".join(map(_cut, line, widths)) for line in table) if rows else ""
+
+
+def _cut(text: str, width: int) -> str:
+    """Return a text in so many columns: with spaces before it, or without its middle."""
+    spare = width - cell_len(text)
+    if spare >= 0:
+        return " " * spare + text
+    head = set_cell_size(text, (width - 1) // 2)
+    return f"{head}…{set_cell_size(text[::-1], width // 2)[::-1]}"

@@ -1,16 +1,26 @@
-"""A page and an API that classify pictures, for this machine only."""
+"""A page and an API that classify pictures, by default for this machine only."""
 
 import asyncio
 import base64
+import errno
 import hashlib
 import io
+import ipaddress
 import logging
+import math
+import multiprocessing
+import os
 import re
+import resource
 import socket
+import sys
+import threading
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache, partial
 from importlib import resources
+from types import FrameType
 from typing import Any, cast
 
 import keras
@@ -27,15 +37,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from convnets.base.console import InputError, say
 from convnets.data import images, page
-from convnets.models import architectures
+from convnets.models import answers
 from convnets.serving import predict
+from convnets.serving.decoder import Decoder
 
 HOST = "127.0.0.1"
 NAMES = ["localhost", HOST, "[::1]"]  # a tunnel such as SSH's may end at the last one
 REQUEST = 256_000_000  # bytes of a request's body
-WAITING = 32  # requests at a time. More would fill the disk, or memory, with their bodies
 PATIENCE = 30  # seconds for a request to arrive, then its body, and for a client to take its answer
-GRACE = 10  # seconds to end the running requests after Ctrl-C
+GRACE = 5  # seconds to end the running requests after Ctrl-C
+END = 7  # seconds after which the process ends in any case
+# Of the files that the process may open, half are for connections, the others for their pictures.
+CONNECTIONS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+# Requests at a time. More would fill the disk, or memory, with their bodies.
+WAITING = min(32, CONNECTIONS // 2)
 PAGE = resources.files("convnets.serving").joinpath("serve.html").read_text("utf-8")
 FILES = {
     "type": "array",
@@ -45,19 +60,56 @@ FILES = {
 SCHEMA = {"type": "object", "required": ["files"], "properties": {"files": FILES}}
 FORM = {"required": True, "content": {"multipart/form-data": {"schema": SCHEMA}}}
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the client gets the reason
+# The client gets the reasons of the first. The second would tell of each connection that waits for
+# a descriptor, a thousand times a second.
+for library in ("python_multipart", "asyncio"):
+    logging.getLogger(library).setLevel(logging.CRITICAL)
+
+
+@cache
+def _warn(line: str) -> None:
+    """Tell once what may happen a thousand times a second."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, but it ends. Uvicorn waits for clients that never read."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        last = threading.Timer(END, _end)
+        last.daemon = True
+        last.start()
+
+
+def _end() -> None:
+    for process in multiprocessing.active_children():
+        process.kill()
+    os._exit(0)  # nothing is half-written: a request's files have no names
 
 
 class _Connection(H11Protocol):
     """Uvicorn's connection, closed if the next request does not arrive, whole, within `PATIENCE`.
 
     Uvicorn stops the clock at any byte: a client that sends one a minute could stay for ever. So
-    could one that does not read its answer.
+    could one that does not read its answer. Of too many, the one that is due first is closed.
     """
+
+    unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # so that `pause_writing` tells of any unread byte
         self.timeout_keep_alive_task = self.loop.call_later(PATIENCE, transport.abort)
+        if len(self.connections) > CONNECTIONS:
+            first = min(cast(set[_Connection], self.connections), key=_Connection.due)
+            self.connections.discard(first)
+            first.transport.abort()
+
+    def due(self) -> float:
+        """Return when the connection is closed, if the client does nothing."""
+        clock = self.timeout_keep_alive_task or self.unread
+        return clock.when() if clock else math.inf
 
     def data_received(self, data: bytes) -> None:
         self.conn.receive_data(data)
@@ -66,30 +118,51 @@ class _Connection(H11Protocol):
     def timeout_keep_alive_handler(self) -> None:
         self.transport.abort()
 
+    def shutdown(self) -> None:
+        if self.unread is not None:
+            self.transport.abort()
+        super().shutdown()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.unread = self.loop.call_later(PATIENCE, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.unread is not None:
+            self.unread.cancel()
+            self.unread = None
+
+
+class _Form(MultiPartParser):
+    """A form's files. What is in other fields is not kept."""
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is not None:
+            super().on_part_data(data, start, end)
+
 
 def answer(
-    model: keras.Model, classes: list[str], files: list[tuple[str, Any]], evidence: bool
+    model: keras.Model,
+    classes: list[str],
+    pictures: list[tuple[str, NDArray[np.uint8] | images.ImageError]],
+    evidence: bool,
 ) -> list[dict[str, Any]]:
     """Return for each picture its prediction, or the error why it cannot be read.
 
     Args:
         model: from `predict.load`.
         classes: the class names.
-        files: names and open binary files.
+        pictures: names, and the pixels or the error.
         evidence: add each picture with its evidence in colours, as the data URI of a PNG.
     """
-    rows: dict[int, dict[str, Any]] = {}
-    decoded: dict[int, NDArray[np.uint8]] = {}
-    for place, (name, file) in enumerate(files):
-        try:
-            decoded[place] = images.decode(predict.content(file), model.input_shape[1])
-        except (OSError, ValueError) as error:
-            rows[place] = {"file": name, "error": str(error)}
+    rows: list[dict[str, Any]] = [{"file": name, "error": str(found)} for name, found in pictures]
+    decoded = {n: found for n, (_, found) in enumerate(pictures) if isinstance(found, np.ndarray)}
     if decoded:
         pixels = np.stack(list(decoded.values()))
-        outputs = architectures.by_class(model.predict_on_batch(pixels))
+        outputs = answers.by_class(model.predict_on_batch(pixels))
         for place, row in zip(decoded, outputs, strict=True):
-            rows[place] = predict.row(predict.Prediction(files[place][0], row), classes)
+            rows[place] = predict.row(predict.Prediction(pictures[place][0], row), classes)
         if evidence:
             shown = predict.overlays(model, pixels, outputs)
             for place, picture in zip(decoded, shown, strict=True):
@@ -97,7 +170,14 @@ def answer(
                 picture.save(png, "PNG")
                 content = base64.b64encode(png.getvalue()).decode()
                 rows[place]["evidence"] = f"data:image/png;base64,{content}"
-    return [rows[place] for place in range(len(files))]
+    return rows
+
+
+def _decoded(decoder: Decoder, upload: UploadFile) -> NDArray[np.uint8] | images.ImageError:
+    try:
+        return decoder(predict.content(upload.file))
+    except images.ImageError as error:
+        return error
 
 
 async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
@@ -112,9 +192,7 @@ async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
 
 async def _uploads(request: Request) -> list[UploadFile]:
     """Return the files of a form. Those of more than 1 MB are on the disk."""
-    form = MultiPartParser(
-        request.headers, _limited(request), max_files=predict.BATCH, max_fields=0
-    )
+    form = _Form(request.headers, _limited(request), max_files=predict.BATCH)
     try:
         async with asyncio.timeout(PATIENCE):
             found = (await form.parse()).getlist("files")
@@ -127,23 +205,34 @@ async def _uploads(request: Request) -> list[UploadFile]:
         raise HTTPException(
             400, f"{reason}; send 1 to {predict.BATCH} image files as the form's `files`"
         ) from error
-    if not found:
+    uploads = [each for each in found if isinstance(each, UploadFile)]
+    if not uploads:
         raise HTTPException(422, "no files; send image files as the form's `files`")
-    return cast(list[UploadFile], found)  # a form without fields has nothing else
+    return uploads
 
 
-def application(model: keras.Model, classes: list[str], worker: ThreadPoolExecutor) -> FastAPI:
+def application(
+    model: keras.Model,
+    classes: list[str],
+    worker: ThreadPoolExecutor,
+    decoder: Decoder,
+    names: list[str],
+    sites: list[str],
+) -> FastAPI:
     """Return the page and the API.
 
     Args:
         model: from `predict.load`.
         classes: the class names.
         worker: of one thread: neither decoding nor Keras is for several.
+        decoder: to the model's size.
+        names: what requests may call this server, such as localhost.
+        sites: names whose pages may send pictures, as a proxy gives them to this server's page.
     """
     # FastAPI's own pages of documentation load scripts from the network. Ours needs none.
     app = FastAPI(title="convnets", docs_url=None, redoc_url=None)
     # A page on the web may give its name this machine's address. Then the name is still the page's.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=NAMES)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
     slots = asyncio.Semaphore(WAITING)
 
     @app.get("/", response_class=HTMLResponse)
@@ -165,24 +254,37 @@ def application(model: keras.Model, classes: list[str], worker: ThreadPoolExecut
         it has the error. The status is 422 if there is no other.
         """
         origin = request.headers.get("origin")
-        if origin not in (None, f"http://{request.headers['host']}"):
+        site = re.sub(r":\d+$", "", (origin or "").partition("://")[2])
+        if origin not in (None, f"http://{request.headers['host']}") and site not in sites:
             raise HTTPException(403, "another site's page; use this server's own")
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        kind = request.headers.get("content-type", "").partition(";")[0]
+        if kind.strip().lower() != "multipart/form-data":
             raise HTTPException(415, "not multipart/form-data; send files as the form's `files`")
         if slots.locked():
             raise HTTPException(503, "busy; try again", headers={"Retry-After": "1"})
         async with slots:
             try:
                 uploads = await _uploads(request)
-                files = [(_name(upload), upload.file) for upload in uploads]
-                loop = asyncio.get_running_loop()
-                rows = await loop.run_in_executor(worker, answer, model, classes, files, evidence)
-                for upload in uploads:
+                run = partial(asyncio.get_running_loop().run_in_executor, worker)
+                pictures = []
+                for upload in uploads:  # one at a time, so that requests take turns
+                    pictures.append((_name(upload), await run(_decoded, decoder, upload)))
                     await upload.close()
+                rows = await run(answer, model, classes, pictures, evidence)
             except asyncio.CancelledError as error:  # after `GRACE`; Uvicorn would print it
                 raise HTTPException(503, "the server was stopped; start it again") from error
         status = 200 if any("class" in row for row in rows) else 422
         return JSONResponse(rows, status)
+
+    @app.exception_handler(OSError)
+    async def full(_: Request, error: OSError) -> JSONResponse:
+        """Tell what is missing for a request: descriptors, or a place for its files."""
+        status, remedy = 507, "free some space in the temporary folder, or set TMPDIR"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            status, remedy = 503, "raise the limit with `ulimit -n`"
+        told = f"{error.strerror or error}; {remedy}"
+        _warn(told)
+        return JSONResponse({"detail": told}, status, {"Retry-After": "1"})
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     async def interface(request: Request) -> str:
@@ -220,42 +322,59 @@ def _headers() -> list[tuple[str, str]]:
     ]
 
 
-def serve(name: str, port: int) -> None:
-    """Serve a model on this machine's own address until Ctrl-C or SIGTERM.
+def serve(name: str, port: int, host: str, sites: list[str]) -> None:
+    """Serve a model until Ctrl-C or SIGTERM.
 
     Args:
         name: see `predict.load`.
         port: 0 takes any free one.
+        host: the address to listen at, or its name. `HOST` is for this machine only.
+        sites: see `application`.
 
     Raises:
-        InputError: the port cannot be used, or the model, see `predict.load`.
+        InputError: the address or the port cannot be used, or the model, see `predict.load`.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.create_server((HOST, port))
-    except (OSError, OverflowError) as error:
+        listening = socket.create_server((host, port), family=family)
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"port {port}: {reason}; choose another with --port") from error
-    with listening, ThreadPoolExecutor(1) as worker:
+        where = "" if host == HOST else f"correct --host {host}, or "
+        raise InputError(f"port {port}: {reason}; {where}choose another with --port") from error
+    for site in sites:
+        if not re.fullmatch(r"[\w.-]+|\[[\da-fA-F:.]+\]", site):
+            raise InputError(f"--allow-host {site}: not a name; leave out http:// and the port")
+        _warn(f"--allow-host {site}: pages of {site} can send pictures to this server")
+    bound = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0])
+    if not bound.is_loopback:
+        _warn(f"--host {host}: whoever reaches it can send pictures; no password, no encryption")
+    own = {"0.0.0.0": HOST, "::": "::1"}.get(str(bound), host)  # noqa: S104
+    own = f"[{own}]" if ":" in own else own
+    with listening:
         model, classes = predict.load(name)
-        blank = np.zeros(model.input_shape[1:], np.uint8)
-        for count in (1, 2):  # Keras compiles for one picture, then for any number
-            worker.submit(model.predict_on_batch, np.stack([blank] * count)).result()
-        worker.submit(predict.overlays, model, blank[None], np.eye(1, len(classes))).result()
-        config = uvicorn.Config(
-            application(model, classes, worker),
-            loop="asyncio",
-            http=_Connection,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            headers=_headers(),
-            timeout_keep_alive=PATIENCE,
-            timeout_graceful_shutdown=GRACE,
-        )
-        with suppress(KeyboardInterrupt):  # Uvicorn sends it again after it has stopped
-            say(f"http://{HOST}:{listening.getsockname()[1]} classifies pictures; Ctrl-C stops it")
-            uvicorn.Server(config).run(sockets=[listening])
+        with ThreadPoolExecutor(1) as worker, Decoder(model.input_shape[1]) as decoder:
+            blank = np.zeros(model.input_shape[1:], np.uint8)
+            for count in (1, 2):  # Keras compiles for one picture, then for any number
+                worker.submit(model.predict_on_batch, np.stack([blank] * count)).result()
+            worker.submit(predict.overlays, model, blank[None], np.eye(1, len(classes))).result()
+            config = uvicorn.Config(
+                application(model, classes, worker, decoder, [*NAMES, own, *sites], sites),
+                loop="asyncio",
+                http=_Connection,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                headers=_headers(),
+                backlog=CONNECTIONS,
+                timeout_keep_alive=PATIENCE,
+                timeout_graceful_shutdown=GRACE,
+            )
+            with suppress(KeyboardInterrupt):  # Uvicorn sends it again after it has stopped
+                place = f"http://{own}:{listening.getsockname()[1]}"
+                say(f"{place} classifies pictures; Ctrl-C stops it")
+                _Server(config).run(sockets=[listening])
+            _end()  # without Python's own end, which takes TensorFlow seconds

@@ -5,8 +5,19 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import psutil
+
 from convnets.base.cluster import installed
 from convnets.base.console import InputError
+
+
+def command() -> psutil.Process:
+    """Return the `dvc` command above this process, or else this process."""
+    for above in psutil.Process().parents():
+        words = above.as_dict(["cmdline"], ad_value=[])["cmdline"]
+        if any(Path(word).stem == "dvc" for word in words[:3]):  # the script, or python -m dvc
+            return above
+    return psutil.Process()
 
 
 class Declared(NamedTuple):
@@ -16,7 +27,7 @@ class Declared(NamedTuple):
     command: str
     params: dict[str, Any]  # by dotted key, with sections flattened
     hashes: dict[str, str]  # of the deps, by path
-    outs: frozenset[str]  # of all stages
+    outs: dict[str, str]  # of all stages, with the stage's name
 
     def digest(self, path: Path) -> str | None:
         """Return the hash of the dep that is, or contains, a file; None if there is none."""
@@ -60,7 +71,7 @@ def of(stage: str) -> Declared:
                     params |= flatten(dep.read_params())
                 else:
                     hashes[dep.def_path] = str(dep.get_hash().value)
-            outs = frozenset(out.def_path for out in repo.index.outs)
+            outs = {out.def_path: out.stage.addressing for out in repo.index.outs}
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: does not exist; run `dvc repro {stage}`") from error
     except DvcException as error:

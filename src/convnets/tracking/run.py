@@ -1,6 +1,5 @@
 """One MLflow run for each executed stage. A failing tracking store never costs a training."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-import psutil
+from filelock import FileLock, Timeout
 
-from convnets.base import files
-from convnets.base.console import InputError, public, say
+from convnets.base import files, untrained
+from convnets.base.console import InputError, is_address, public, say
 from convnets.tracking import declared, store
 from convnets.tracking.declared import Declared
 
@@ -85,9 +84,10 @@ class Run:
 
         while self.live:
             try:
-                if mlflow.active_run() is None:
-                    self._begin()
-                return call()
+                with store.waiting():
+                    if mlflow.active_run() is None:
+                        self._begin()
+                    return call()
             except Exception as error:
                 invalid = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
                 if store.is_a_defect(error) or (invalid and self.folder is not None):
@@ -132,11 +132,9 @@ class Run:
             begun = mlflow.start_run(run_name=self.stage, tags=tags, log_system_metrics=True)
             self.run_id = begun.info.run_id
             known.write_text(self.run_id)
-        # The query of a web address may be a key to it.
-        web = ("http://", "https://")
         mlflow.log_params(
             {
-                name: public(value) if str(value).startswith(web) else value
+                name: public(value) if is_address(str(value)) else value
                 for name, value in self.declared.params.items()
             }
         )
@@ -176,6 +174,7 @@ class Run:
     def durations(self) -> dict[str, float]:
         """Return the duration in seconds of each stage's newest finished run, oldest first.
 
+        A stage that is not trained has none.
         The duration of a resumed run includes the interruption.
         """
         import mlflow
@@ -189,6 +188,9 @@ class Run:
                 output_format="list",
             )
             newest = {run.info.run_name: run.info for run in reversed(runs)}
+            for out, stage in self.declared.outs.items():
+                if not untrained.made(Path(out)):
+                    newest.pop(stage, None)
             return {name: (info.end_time - info.start_time) / 1000 for name, info in newest.items()}
 
         return self.attempt(search) or {}
@@ -269,7 +271,7 @@ class Run:
         Args:
             scores: the metrics of each `.keras` file.
         """
-        by_digest = {_digest(path): metrics for path, metrics in scores.items()}
+        by_digest = {files.sha256(path): metrics for path, metrics in scores.items()}
 
         def log() -> None:
             if self.folder is None:
@@ -320,11 +322,6 @@ def score_models(scores: dict[str, dict[str, float]]) -> None:
             mlflow.log_metrics(added, run_id=model.source_run_id, model_id=model.model_id)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _log_model(path: Path, name: str, classes: list[str]) -> str:
     """Log a model to the active run under the name of its training stage; return its URI."""
     import mlflow
@@ -348,9 +345,33 @@ def _log_model(path: Path, name: str, classes: list[str]) -> str:
             signature=ModelSignature(pictures, answer),
             metadata={"classes": classes},
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in MADE_WITH],
-            tags={DIGEST: _digest(path)},
+            tags={DIGEST: files.sha256(path)},
         )
     return str(info.model_uri)
+
+
+@contextmanager
+def _alone(stage: str) -> Iterator[None]:
+    """Keep the folder of an unfinished stage for this process alone, until it ends.
+
+    A stage lives on after `kill -9` of the `dvc` that began it.
+
+    Raises:
+        InputError: another process works there.
+    """
+    UNFINISHED.mkdir(exist_ok=True)
+    lock, owner = FileLock(UNFINISHED / f"{stage}.lock"), UNFINISHED / f"{stage}.pid"
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        pid = owner.read_text() if owner.exists() else "another"
+        raise InputError(
+            f"{stage}: process {pid} is still at work on it, since only the dvc that began it was "
+            f"stopped; let it end, or stop it with `kill {pid}`, then run this again to go on"
+        ) from error
+    with lock:
+        owner.write_text(str(os.getpid()))
+        yield
 
 
 @contextmanager
@@ -368,26 +389,27 @@ def recorded(stage: str) -> Iterator[Run]:
     say(f"{stage}: {known.description}")
     key = known.key()
     unfinished = UNFINISHED / stage / key
-    for other in unfinished.parent.glob("*/"):
-        if other != unfinished:
-            shutil.rmtree(other)
-    unfinished.mkdir(parents=True, exist_ok=True)
-    tags = {
-        "stage": stage,
-        "dvc_exp_name": os.environ.get("DVC_EXP_NAME") or "workspace",
-        "dvc_run": dvc_run(),
-        "deps_hash": key,
-        "mlflow.note.content": known.description,
-    }
-    recorder = Run(stage, unfinished, tags, known)
-    recorder.attempt(lambda: None)
-    try:
-        yield recorder
-    except BaseException as error:
-        recorder.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    recorder.end("FINISHED")
-    shutil.rmtree(unfinished.parent)
+    with _alone(stage):
+        for other in unfinished.parent.glob("*/"):
+            if other != unfinished:
+                shutil.rmtree(other)
+        unfinished.mkdir(parents=True, exist_ok=True)
+        tags = {
+            "stage": stage,
+            "dvc_exp_name": os.environ.get("DVC_EXP_NAME") or "workspace",
+            "dvc_run": dvc_run(),
+            "deps_hash": key,
+            "mlflow.note.content": known.description,
+        }
+        recorder = Run(stage, unfinished, tags, known)
+        recorder.attempt(lambda: None)
+        try:
+            yield recorder
+        except BaseException as error:
+            recorder.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        recorder.end("FINISHED")
+        shutil.rmtree(unfinished.parent)
 
 
 def dvc_run() -> str:
@@ -395,10 +417,4 @@ def dvc_run() -> str:
 
     All stages of one `dvc repro` or one experiment share it.
     """
-    process = psutil.Process()
-    for above in process.parents():
-        words = above.as_dict(["cmdline"], ad_value=[])["cmdline"]
-        if any(Path(word).stem == "dvc" for word in words[:3]):  # the script, or python -m dvc
-            process = above
-            break
-    return f"{datetime.fromtimestamp(process.create_time(), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{datetime.fromtimestamp(declared.command().create_time(), UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -2,15 +2,19 @@
 
 import logging
 import os
-import re
 import sqlite3
-from contextlib import closing, suppress
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
 from convnets.base import files
+from convnets.base.console import public, without_secrets
 
 MODEL = "convnets"  # the registered model
 CHAMPION = "champion"  # the alias of the model to use
@@ -33,24 +37,50 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "PGCONNECT_TIMEOUT": "10",  # the driver's own: PostgreSQL's would wait for minutes
     # MLflow would print its server's address, including a password in it.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
+# In a notebook or a job of MLflow's, these name a run or a model of somebody else's. A stage has
+# its own, and would write into that one.
+FOREIGN = ("MLFLOW_RUN_ID", "MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_EXPERIMENT_ID")
+
 
 def quieten() -> None:
-    """Silence MLflow's notes, and limit how long it waits for a server.
+    """Silence MLflow's notes, limit how long it waits for a server, and let it begin its own runs.
 
-    The user's own environment variables take precedence.
+    Otherwise, the user's own environment variables take precedence.
     """
     import mlflow  # noqa: F401  # sets its own log level on import
 
     for package in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(package).setLevel(logging.ERROR)
+    for name in FOREIGN:
+        os.environ.pop(name, None)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = 2  # MLflow's own ten take a hundred seconds
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Say what is waited for if MLflow takes long."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    place = public(given) if "://" in given else given or "its database"
+    told = partial(print, f"waiting for MLflow at {place}", file=sys.stderr, flush=True)
+    timer = threading.Timer(5, told)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def is_a_defect(error: Exception) -> bool:
@@ -63,8 +93,8 @@ def is_a_defect(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Return an error on one line, without the password in a tracking server's address."""
-    return re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))[:200]
+    """Return an error on one line, without what is secret in addresses."""
+    return without_secrets(" ".join(str(error).split()))[:200]
 
 
 def uri() -> str:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from convnets.base import cluster
-from convnets.base.console import InputError, printable, progress, say
+from convnets.base.console import InputError, printable, progress, say, without_secrets
 from convnets.tracking import store
 
 PARAMS = "params.yaml"
@@ -24,6 +25,13 @@ SERVER = "MLFLOW_TRACKING_URI"
 GUARD = """
 exec 3<&0
 (trap "" TERM; cat <&3; kill -TERM 0; sleep 5; rm -rf "$1"; kill -KILL 0) >/dev/null 2>&1 &
+"""
+# A program's arguments are for all to see, so git gets a login in this way. Only its host does.
+ASKPASS = """#!/bin/sh
+case $1 in
+Username*[/@]"$CONVNETS_GIT_HOST'"*) printf '%s\\n' "$CONVNETS_GIT_USER" ;;
+Password*[/@]"$CONVNETS_GIT_HOST'"*) printf '%s\\n' "$CONVNETS_GIT_PASSWORD" ;;
+esac
 """
 
 
@@ -72,7 +80,8 @@ def sweep(settings: list[str]) -> None:
     grid = _grid(settings, origin.commit)
     done = _pushed(origin, grid)
     for name, overrides in grid.items():
-        say(f"{name}: {printable(' '.join(overrides))}{', done already' if name in done else ''}")
+        shown = printable(without_secrets(" ".join(overrides)))
+        say(f"{name}: {shown}{', done already' if name in done else ''}")
     left = {name: overrides for name, overrides in grid.items() if name not in done}
     failed = []
     if left:
@@ -247,7 +256,7 @@ def _unreachable(uri: str) -> str:
 
     try:
         requests.get(uri, timeout=10)
-    except requests.RequestException as error:
+    except (OSError, ValueError) as error:  # of requests, or of what it needs
         return store.reason(error)
     return ""
 
@@ -323,7 +332,8 @@ def _attempt(origin: Origin, name: str, overrides: list[str]) -> Outcome:
     )
     guard.wait()
     clone = folder / "convnets"
-    environment = os.environ | origin.variables
+    url, login = without_login(origin.url, folder / "askpass")
+    environment = os.environ | origin.variables | login
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment["PYTHONPATH"] = str(clone / "src")  # of the commit, not what is installed
     environment["GIT_TERMINAL_PROMPT"] = "0"  # nobody is there
@@ -346,7 +356,7 @@ def _attempt(origin: Origin, name: str, overrides: list[str]) -> Outcome:
         return done.stdout
 
     try:
-        run("git", "clone", "--quiet", "--no-checkout", origin.url, str(clone))
+        run("git", "clone", "--quiet", "--no-checkout", url, str(clone))
         run("git", "checkout", "--quiet", "--detach", origin.commit)
         if run("git", "ls-remote", ORIGIN, origin.pushed(name)):
             return Outcome(node, None)  # an earlier attempt has pushed it, and died then
@@ -368,6 +378,28 @@ def _attempt(origin: Origin, name: str, overrides: list[str]) -> Outcome:
     finally:
         guard.stdin.close()  # type: ignore[union-attr]
     return Outcome(node, None)
+
+
+def without_login(url: str, askpass: Path) -> tuple[str, dict[str, str]]:
+    """Return a git address without a login, and the variables by which git and DVC get that.
+
+    Args:
+        url: of a git remote. Other addresses than http's have no password.
+        askpass: the program that is written for them, if there is a login.
+    """
+    scheme, _, rest = url.partition("://")
+    login, _, host = rest.partition("/")[0].rpartition("@")
+    if scheme.lower() not in ("http", "https") or not login:
+        return url, {}
+    askpass.write_text(ASKPASS)
+    askpass.chmod(0o700)
+    user, _, password = login.partition(":")
+    return f"{scheme}://{rest[len(login) + 1 :]}", {
+        "GIT_ASKPASS": str(askpass),
+        "CONVNETS_GIT_HOST": host,
+        "CONVNETS_GIT_USER": unquote(user),
+        "CONVNETS_GIT_PASSWORD": unquote(password),
+    }
 
 
 def _last(output: str) -> str:

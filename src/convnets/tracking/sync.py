@@ -38,8 +38,11 @@ def sync() -> None:
     """Record the contents of all local stores in the tracking store.
 
     Raises:
-        InputError: the tracking store fails. Runs that are not fully copied are kept.
+        InputError: this is no folder of the project, or the tracking store fails. Runs that are not
+            fully copied are kept.
     """
+    if not (files.root() / "dvc.yaml").exists():
+        raise InputError(f"{Path.cwd()}: not in the project; run it in the project's folder")
     store.quieten()
     local = []
     for folder in store.unrecorded().glob("*"):
@@ -54,8 +57,9 @@ def sync() -> None:
     for run, source, folder in sorted(local, key=lambda found: found[0].info.start_time):
         stage = run.info.run_name
         try:
-            mlflow.set_tracking_uri(store.uri())
-            _copy(run, source, MlflowClient())
+            with store.waiting():
+                mlflow.set_tracking_uri(store.uri())
+                _copy(run, source, MlflowClient())
             if (folder / runs.SCORES).exists():  # of models that are there by now: the oldest first
                 runs.score_models(json.loads((folder / runs.SCORES).read_text()))
         except Exception as error:

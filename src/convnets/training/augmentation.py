@@ -37,14 +37,14 @@ def augment(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
 
 
 def geometry(images: tf.Tensor, seed: tf.Tensor, how: Augmentation) -> tf.Tensor:
-    """Flip half of the images left to right, and rotate and zoom each.
+    """Flip half of the images left to right, unless `flip` is none, and rotate and zoom each.
 
     `rotation` is the largest angle, as a share of a full turn. `zoom` is the largest share by which
     the image shrinks or grows, the same on both axes. Areas outside the image show its reflection,
     as with Keras's layers.
     """
     draws = tf.random.stateless_uniform((3, tf.shape(images)[0]), seed, -1.0, 1.0)
-    flip = tf.where(draws[0] < 0, -1.0, 1.0)
+    flip = tf.where((draws[0] < 0) & (how.flip == "horizontal"), -1.0, 1.0)
     angle = draws[1] * (2 * math.pi * how.rotation)
     scale = 1.0 + draws[2] * how.zoom
     transforms = affine(tf.shape(images)[1], tf.shape(images)[2], flip, angle, scale)

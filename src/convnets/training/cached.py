@@ -5,15 +5,17 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from convnets.base.params import HeadTraining, Views
 from convnets.data import examples, npy
 from convnets.data.examples import IMAGES, Examples
 from convnets.models.architectures import with_mirror
-from convnets.models.saved import Identity, Record
+from convnets.models.saved import Record
 from convnets.tracking.run import Run
-from convnets.training.fit import Fitted, publish
+from convnets.training.fit import answered
+from convnets.training.trained import HELD_OUT, Trained, publish
 
 FEATURES, VIEWS = Path("dvc-outs/features"), Path("dvc-outs/views")
 MIRRORED = "_mirrored"  # the suffix of a file with the features of mirror images
@@ -27,24 +29,24 @@ def to_learn_from(how: HeadTraining, views: Views) -> Examples:
         views: the number of views per image in the cache.
     """
     table = IMAGES / "train.csv"
-    if "views" in how.features:
+    if how.features == "views":
         return examples.load(VIEWS / "top.npy", table, views.count)
     return examples.load(FEATURES / "train.npy", table)
 
 
-def suffixes(how: HeadTraining) -> list[str]:
-    """Return the suffixes of the features to validate and test a head on, also mirrored or not."""
-    return ["", MIRRORED] if "mirrored" in how.features else [""]
+def held_out(split: str, suffixes: list[str]) -> list[Examples]:
+    """Return the features of the validation or test images, with labels, file by file."""
+    table = IMAGES / f"{split}.csv"
+    return [examples.load(FEATURES / f"{split}{suffix}.npy", table) for suffix in suffixes]
 
 
-def held_out(suffixes: list[str]) -> Examples:
+def validation(suffixes: list[str]) -> Examples:
     """Return the validation images' features, with labels, file after file.
 
     An image and its mirror image count as two examples. The model returns the mean of both. The
     loss of the mean is at most the mean of their losses (Jensen's inequality).
     """
-    table = IMAGES / "validation.csv"
-    loaded = [examples.load(FEATURES / f"validation{suffix}.npy", table) for suffix in suffixes]
+    loaded = held_out("validation", suffixes)
     if len(loaded) == 1:
         return loaded[0]
     return loaded[0]._replace(
@@ -54,36 +56,29 @@ def held_out(suffixes: list[str]) -> Examples:
 
 
 def finish(
-    fitted: Fitted,
+    top: keras.Model,
+    history: pd.DataFrame,
     frozen: keras.Model,
     suffixes: list[str],
-    identity: Identity,
+    record: Record,
     run: Run,
 ) -> None:
     """Publish a part trained on the cache as a complete model, and log how far the two differ.
 
     Args:
-        fitted: the trained part, which takes the frozen part's features.
+        top: the trained part, which takes the frozen part's features.
+        history: of its training.
         frozen: the frozen part, which takes pixels.
         suffixes: of the files with the features; with `MIRRORED`, the model sees both images.
-        identity: the model's identity.
+        record: the model's.
         run: the stage's run; the model is named after the stage.
     """
-    top = fitted.model
     model = end_to_end(frozen, top, run.stage, mirrored=MIRRORED in suffixes)
+    given = {split: held_out(split, suffixes) for split in HELD_OUT}
     images = npy.read(IMAGES / "validation.npy")[:16]
-    cached = [npy.read(FEATURES / f"validation{suffix}.npy")[:16] for suffix in suffixes]
+    cached = [each.inputs[:16] for each in given["validation"]]
     run.metrics({"cache_disagreement": disagreement(model, images, top, *cached)})
-    record = Record(
-        **identity.model_dump(),
-        classes=examples.class_names(),
-        part=top.name,
-        inputs=[(FEATURES / f"test{suffix}.npy").as_posix() for suffix in suffixes],
-        labels=(IMAGES / "test.csv").as_posix(),
-        history=fitted.history,
-        monitor=fitted.monitor,
-    )
-    publish(model, record, run)
+    publish(model, Trained(record, history, answered(top, given)), run)
 
 
 def end_to_end(

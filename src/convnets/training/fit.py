@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -12,32 +11,31 @@ import numpy as np
 import pandas as pd
 from keras.callbacks import Callback, LambdaCallback
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from sklearn.utils.class_weight import compute_class_weight
 
 from convnets.base import files
 from convnets.base.console import InputError, bar, say
-from convnets.base.params import Augmentation, Monitor, Training
+from convnets.base.params import Augmentation, Monitor, Params, Training
 from convnets.data.examples import Examples
-from convnets.models import precision, saved
+from convnets.models import answers, precision
 from convnets.models.internals import needs_several_images
-from convnets.models.saved import Record, best_epoch
 from convnets.tracking.run import Run
 from convnets.training import batches
+from convnets.training.trained import Logits, best_epoch, by_epoch, plot
 
-plt.switch_backend("Agg")  # curves go into files and need no screen
-MODELS = Path("dvc-outs/trained")
-BLUE, RED = "#4c86c6", "#e0555a"  # legible on white and on black
+BATCH = 64  # examples that a model answers at once
 
 
-class Fitted(NamedTuple):
-    """A trained model, with the weights of its best epoch."""
+class Task(NamedTuple):
+    """What a model learns from, and how."""
 
-    model: keras.Model
-    history: list[dict[str, float]]  # one row per epoch
-    monitor: Monitor  # what chose the epoch
+    build: Callable[[], keras.Model]  # called twice: training may use bfloat16, the result does not
+    train: Examples
+    validation: Examples  # they choose the epoch
+    how: Training  # the stage's section of the params
+    class_weight: Literal["none", "balanced"] = "none"
+    augmentation: Augmentation | None = None  # of the training inputs, if they are images
 
 
 class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
@@ -76,7 +74,7 @@ class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
                 "learning rate"
             )
         self.rows.append(row)
-        if best_epoch(self.rows, self.kept) == len(self.rows):
+        if best_epoch(by_epoch(self.rows), self.kept) == len(self.rows):
             self.best = self.model.get_weights()
         self._save()
         self.run.epochs(self.rows)
@@ -91,53 +89,40 @@ class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
             np.savez(part, allow_pickle=False, rows=np.array(json.dumps(self.rows)), **arrays)
 
 
-def fit(
-    build: Callable[[], keras.Model],
-    train: Examples,
-    validation: Examples,
-    how: Training,
-    run: Run,
-    *,
-    seed: int,
-    numbers: str,
-    monitor: Monitor,
-    class_weight: Literal["none", "balanced"] = "none",
-    augmentation: Augmentation | None = None,
-) -> Fitted:
-    """Train a model and return it with the weights of its best epoch.
+def fit(task: Task, p: Params, run: Run) -> tuple[keras.Model, pd.DataFrame]:
+    """Return a trained model, with the weights of its best epoch, and its history, a row per epoch.
 
     An interrupted training resumes after its last complete epoch, and gives the same bytes.
 
+    With the schedule `cosine`, the learning rate falls to 0 over the epochs in a half cosine
+    (Loshchilov & Hutter, 2017). With `balanced` class weights, an image's loss counts in inverse
+    proportion to the size of its class in the training images (King & Zeng, 2001).
+
     Args:
-        build: makes the model. It is called twice: training may use bfloat16, but the returned
-            model is float32 throughout.
-        train: the training examples.
-        validation: the examples that choose the epoch.
-        how: the stage's section of the params. With the schedule `cosine`, the learning rate falls
-            to 0 over the epochs in a half cosine (Loshchilov & Hutter, 2017).
+        task: what the model learns from, and how.
+        p: the seed of the weights, the order, dropout and augmentation; the precision in training;
+            and what chooses the epoch, see `best_epoch`.
         run: receives the metrics of each epoch, and the curves.
-        seed: seed of the weights, the order, dropout and augmentation.
-        numbers: the `precision` param, for the computations in training.
-        monitor: see `best_epoch`.
-        class_weight: with `balanced`, an image's loss counts in inverse proportion to the size of
-            its class in the training images (King & Zeng, 2001).
-        augmentation: applied to the training inputs, if they are images.
 
     Raises:
         InputError: the loss became NaN or infinite, or the model needs larger batches.
     """
+    build, train, validation, how, class_weight, augmentation = task
     run.dataset(train.source, "train")
     run.dataset(validation.source, "validation")
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(p.seed)
     first = min(how.batch_size, len(validation.labels))
     strategy = precision.strategy(how.batch_size, len(train.labels), first)
-    dtype_policy = precision.policy(numbers)
+    dtype_policy = precision.policy(p.precision)
     told = precision.told(dtype_policy, strategy.num_replicas_in_sync)
     say(f"{run.stage}: computes on {told}")
     steps = batches.steps(train, how.batch_size)
     rate: Any = how.learning_rate
     if how.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, how.epochs * steps)
+    decay: float | None = how.weight_decay
+    if how.optimizer != "adamw" and not decay:
+        decay = None  # with 0, the others would compute it nevertheless; AdamW refuses None
     with strategy.scope():
         precision.use(dtype_policy)
         model = build()
@@ -147,13 +132,14 @@ def fit(
                 f"{run.stage}: batch normalisation learns nothing from batches of one image; set "
                 "batch_size to 2 or more, or choose another architecture"
             )
-        binary = model.output_shape[-1] == 1
         model.compile(
             optimizer=keras.optimizers.get(
-                {"class_name": how.optimizer, "config": {"learning_rate": rate}}
+                {
+                    "class_name": how.optimizer,
+                    "config": {"learning_rate": rate, "weight_decay": decay},
+                }
             ),
-            loss="binary_crossentropy" if binary else "sparse_categorical_crossentropy",
-            metrics=["accuracy"],
+            **answers.learning(model),
         )
         model.optimizer.build(model.trainable_variables)
     weights = None
@@ -161,7 +147,7 @@ def fit(
         classes = np.unique(train.labels)
         found = compute_class_weight("balanced", classes=classes, y=train.labels)
         weights = dict(zip(classes.tolist(), found.tolist(), strict=True))
-    epochs = _Epochs(run, how.epochs, monitor)
+    epochs = _Epochs(run, how.epochs, p.monitor)
     done = epochs.resume(model)
     callbacks: list[Callback] = [epochs]
     with ExitStack() as stack:
@@ -171,7 +157,7 @@ def fit(
             advance = stack.enter_context(shown)
             callbacks.append(LambdaCallback(on_train_batch_end=lambda batch, logs: advance()))
         model.fit(
-            batches.training(train, how.batch_size, range(done, how.epochs), seed, augmentation),
+            batches.training(train, how.batch_size, range(done, how.epochs), p.seed, augmentation),
             steps_per_epoch=steps,
             initial_epoch=done,
             epochs=how.epochs,
@@ -183,52 +169,32 @@ def fit(
         )
     finished = build()
     finished.set_weights(epochs.best)
-    _tell(epochs.rows, best_epoch(epochs.rows, monitor), run)
-    return Fitted(finished, epochs.rows, monitor)
+    history = by_epoch(epochs.rows)
+    _tell(history, best_epoch(history, p.monitor), run)
+    return finished, history
 
 
-def publish(model: keras.Model, record: Record, run: Run) -> None:
-    """Save a model as its stage's out, and log it to MLflow.
-
-    Args:
-        model: a model that takes pixels.
-        record: the record of its training, which is stored in the file.
-        run: the stage's run. The file is named after the stage.
-    """
-    path = MODELS / f"{run.stage.replace('@', '_')}.keras"
-    saved.save(model, path, record)
-    run.model(path, record.classes)
-    say(f"{path}: {model.count_params():,} parameters")
-
-
-def plot(axes: Axes, history: pd.DataFrame, metric: str, best: int) -> None:
-    """Draw a metric of training and validation by epoch, with a line at the epoch that was kept.
+def answered(model: keras.Model, held_out: dict[str, list[Examples]]) -> Logits:
+    """Return a model's answers for each split, as `answers.logits`.
 
     Args:
-        axes: to draw on.
-        history: one row per epoch, counted from 1.
-        metric: accuracy or loss.
-        best: the epoch that was kept.
+        model: takes the examples' inputs.
+        held_out: by split; of several with the same labels, each is a view.
     """
-    history[metric].plot(ax=axes, label="training", marker=".", color=RED, linestyle="--")
-    history[f"val_{metric}"].plot(ax=axes, label="validation", marker=".", color=BLUE)
-    axes.axvline(best, linestyle=":", color="grey")
-    axes.set_ylabel(metric)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return {
+        split: np.concatenate(
+            [answers.logits(model, batches.in_order(view, BATCH)) for view in views], axis=1
+        )
+        for split, views in held_out.items()
+    }
 
 
-def by_epoch(rows: list[dict[str, float]]) -> pd.DataFrame:
-    """Return a model's history as a table, with the index `epoch`, counted from 1."""
-    return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
-
-
-def _tell(rows: list[dict[str, float]], best: int, run: Run) -> None:
+def _tell(history: pd.DataFrame, best: int, run: Run) -> None:
     """Report the best epoch on the screen and in MLflow, and log the curves."""
-    history = by_epoch(rows)
-    kept = rows[best - 1]
-    run.metrics({f"best_{name}": value for name, value in kept.items()})
+    kept = history.to_dict("records")[best - 1]
+    run.metrics({f"best_{name}": float(value) for name, value in kept.items()})
     values = "  ".join(f"{name} {kept[name]:.4f}" for name in ("val_accuracy", "val_loss"))
-    say(f"the best epoch is {best} of {len(rows)}  {values}")
+    say(f"the best epoch is {best} of {len(history)}  {values}")
     for metric in ("loss", "accuracy"):
         figure, axes = plt.subplots(layout="constrained")
         plot(axes, history, metric, best)
