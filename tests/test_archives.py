@@ -244,6 +244,20 @@ def test_links_in_a_tar_end(tmp_path):
     assert found.skipped["dog/a.jpg"] == found.skipped["owl/0.jpg"] == "a link that leads nowhere"
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("size", ["-5000", "-512", str(2**62), str(2**88)])
+def test_a_size_that_leads_back_or_nowhere_ends(tmp_path, size, mode):
+    with tarfile.open(tmp_path / "x", mode) as packed:
+        for n in range(9):
+            member = tarfile.TarInfo(f"cat/{n}.jpg")
+            member.size, member.pax_headers = len(PHOTO), {"size": size} if n == 4 else {}
+            packed.addfile(member, io.BytesIO(PHOTO))
+    try:
+        assert len(recognised(tmp_path / "x").images) <= 9
+    except InputError as error:
+        assert "x: not a complete zip or tar file" in str(error)
+
+
 @pytest.mark.parametrize("kind", ["tar", "tar.gz"])
 def test_only_what_is_wanted_is_unpacked(tmp_path, kind):
     """A sparse file of 2 GiB would be written out."""

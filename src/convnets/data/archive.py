@@ -406,16 +406,20 @@ def _is_tar(block: bytes) -> bool:
 
 def _tar(file: Any) -> Iterator[_Entry]:
     """Yield what is in a tar, in one pass. Names are bytes, as `surrogateescape` writes them."""
+    at = -1
     with _library():
-        source = tarfile.open(  # noqa: SIM115 - its file is closed elsewhere
-            fileobj=file, mode="r|", tarinfo=_Header, encoding="utf-8"
+        source: Any = tarfile.open(  # noqa: SIM115 - its file is closed elsewhere
+            fileobj=file, mode="r:", tarinfo=_Header, encoding="utf-8"
         )
     while True:
         with _library():
             header = source.next()
-            source.members.clear()  # type: ignore[attr-defined]
-        if header is None:
-            return
+            source.members.clear()
+            if header is None:
+                return
+            if source.offset <= at:  # a negative size
+                raise tarfile.ReadError("a file that leads back")
+            at = source.offset
         name = header.name
         if header.isreg():
             yield _Entry(name, header.size, partial(source.extractfile, header))
