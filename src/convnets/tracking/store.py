@@ -57,7 +57,7 @@ def quieten() -> None:
         logging.getLogger(package).setLevel(logging.ERROR)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("postgresql", "mysql", "mssql")):
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = 2  # MLflow's own ten take a hundred seconds
