@@ -32,6 +32,7 @@ PLACES = (  # where MLflow's database has the places of artifacts
     ("logged_models", "artifact_location"),
     ("model_versions", "storage_location"),
 )
+SERVERS = ("postgresql", "mysql", "mssql", "http")  # the first three without MLflow's own server
 SETTINGS = {
     # With MLflow's defaults, each call to a server that is down or hangs would take minutes.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -62,7 +63,7 @@ def quieten() -> None:
         os.environ.pop(name, None)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith(SERVERS[:3]):
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = 2  # MLflow's own ten take a hundred seconds
@@ -70,13 +71,13 @@ def quieten() -> None:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Say what is waited for if MLflow takes long."""
+    """Say what is waited for if a tracking server takes long."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    place = public(given) if "://" in given else given or "its database"
-    told = partial(print, f"waiting for MLflow at {place}", file=sys.stderr, flush=True)
-    timer = threading.Timer(5, told)
+    told = partial(print, f"waiting for MLflow at {public(given)}", file=sys.stderr, flush=True)
+    timer = threading.Timer(8, told)
     timer.daemon = True
-    timer.start()
+    if given.startswith(SERVERS):
+        timer.start()
     try:
         yield
     finally:
