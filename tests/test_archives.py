@@ -162,6 +162,12 @@ def test_what_cannot_be_opened_is_one_line_with_a_remedy(tmp_path, problem):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("make", [zipped, tarred, lambda files: zipped({"a.tar": tarred(files)})])
+def test_pictures_without_an_ending_beside_what_is_skipped(tmp_path, make):
+    files = {"cat/1": PHOTO, "dog/2": PHOTO, ".hidden": b"", "dog/notes": b"text"}
+    assert seen(make(files), tmp_path / "x") == {"cat/1": "cat", "dog/2": "dog"}
+
+
 def test_a_pipe_is_no_archive(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="pipe: neither a file nor a folder"):

@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from convnets.base import files
 from convnets.base.console import REMEDIES, InputError, printable, progress, say
-from convnets.data import images, layout
+from convnets.data import layout
 from convnets.data.images import ImageError
 from convnets.data.layout import Files
 from convnets.data.tables import encoding_of
@@ -146,12 +146,8 @@ class _Spool:
         with _library():
             chunks = member.chunks()
             first = next(chunks, b"")
-        starts = (start for start, *_ in images.FORMATS.values())
-        if not (
-            ARCHIVE.search(name)
-            or name not in layout.sort_out([name])[2]
-            or any(re.match(start, first, re.DOTALL) for start in starts)
-        ):
+        of_it = layout.sort_out([name], lambda _, most: first[:most])
+        if not ARCHIVE.search(name) and name in of_it[2]:
             return member
         if self.zip is None:
             file = self.stack.enter_context(TemporaryFile(dir=self.folder))  # noqa: SIM115
@@ -185,7 +181,7 @@ def opened(path: Path) -> Iterator[Files]:
                 what = "neither a file nor a folder" if path.exists() else "no such file or folder"
                 raise InputError(f"{what}; correct the path")
             _open_nested(listing, spool, 1)
-            if listing.skipped and not layout.sort_out(listing.members)[0]:
+            if listing.skipped and not layout.sort_out(listing.members, listing.read)[0]:
                 name, why = next(iter(listing.skipped.items()))
                 raise InputError(f"no images found; {name!r} is passed over: {why}")
             yield Files(listing.members, listing.read, listing.empty, listing.skipped)
@@ -331,7 +327,7 @@ def _decoded(listing: _Listing) -> _Listing:
 def _open_nested(listing: _Listing, spool: _Spool, depth: int) -> None:
     """Put what is in archives into their place, if there are fewer pictures beside them."""
     archives = [name for name in listing.members if ARCHIVE.search(name)]
-    if len(layout.sort_out(listing.members)[0]) >= len(archives):
+    if len(layout.sort_out(listing.members, listing.read)[0]) >= len(archives):
         return
     inner: dict[str, _Listing] = {}
     for name in archives:
@@ -365,7 +361,7 @@ def _above(name: str, found: _Listing) -> str:
     """
     folder, slash, file = name.rpartition("/")
     stem = ARCHIVE.sub("", file)
-    pictures = layout.sort_out(found.members)[0]
+    pictures = layout.sort_out(found.members, found.read)[0]
     tops = {re.escape(each[: each.find("/") + 1].rstrip("/")) or "$" for each in pictures}
     same = len(tops) == 1 and re.match(rf"{tops.pop()}(?![^\W\d_])", stem, re.IGNORECASE)
     return folder + slash if same else f"{folder}{slash}{stem}/"
