@@ -31,7 +31,8 @@ DIGITS = Examples(
     np.arange(40) % 10,
     Path("dvc-outs/mnist.npz"),
 )
-HOW = Training(epochs=3, batch_size=20, optimizer="rmsprop", learning_rate=1e-3)
+RATES = {"optimizer": "rmsprop", "schedule": "constant", "weight_decay": 0}
+HOW = Training(epochs=3, batch_size=20, learning_rate=1e-3, **RATES)
 COMMON = params.load(ROOT / "params.yaml").model_copy(update={"seed": 0, "precision": "float32"})
 CLASSES = [str(digit) for digit in range(10)]
 SECRET = "planted-" + "secret"
@@ -509,7 +510,7 @@ def test_images_of_a_rare_class_count_for_more_if_balanced(project, class_weight
     """Where inputs say nothing, the best probability of a class is its weight in the loss."""
     labels = np.repeat([0, 1], [90, 10])
     examples = Examples(np.ones((100, 1), "float32"), labels, DIGITS.source)
-    how = Training(epochs=12, batch_size=10, optimizer="rmsprop", learning_rate=0.05)
+    how = Training(epochs=12, batch_size=10, learning_rate=0.05, **RATES)
 
     def build() -> keras.Model:
         return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, activation="sigmoid")])
