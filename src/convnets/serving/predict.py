@@ -50,11 +50,13 @@ def load(name: str) -> tuple[keras.Model, list[str]]:
         path, classes = _registered()
     else:
         path = Path(name)
-        if path == CHAMPION and not path.exists():
-            raise InputError(
-                f"{path}: does not exist in {Path.cwd()}; run `dvc repro` or "
-                f"`dvc pull {path}` in the project's folder, or use --model champion for MLflow's"
-            )
+        if path == CHAMPION:
+            path = root() / CHAMPION  # from a folder in the project, too
+            if not path.exists():
+                raise InputError(
+                    f"{CHAMPION}: does not exist in {root()}; run `dvc repro` or `dvc pull "
+                    f"{CHAMPION}` in the project's folder, or use --model champion for MLflow's"
+                )
         classes = saved.class_names(path)
     model = saved.load(path)
     # Neither is there before a model is built. A model with several inputs has several shapes.
