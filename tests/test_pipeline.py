@@ -442,9 +442,6 @@ def test_the_metrics_and_plots_have_something_to_show(clone):
     assert set(shown["data"]) == {"champion", *models}
     names = {"test_accuracy", "test_loss", "val_accuracy", "val_loss"}
     assert all(set(scores) == names for scores in shown["data"].values())
-    header, *_ = clone.run("dvc", "exp", "show", "--md").splitlines()
-    # A column for each metric, param and dep. One more model brings four metrics and a section.
-    assert header.strip("|").count("|") + 1 <= 138 + 15 * (len(TRAINING) - 8)
     clone.run("dvc", "plots", "show")
     page = (clone.folder / "dvc_plots/index.html").read_text()
     assert "Validation accuracy" in page

@@ -162,7 +162,7 @@ def test_no_temporary_folder(capsys, monkeypatch):
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
     with pytest.raises(SystemExit):
         console.run(lambda: tempfile.TemporaryFile().close())
-    assert capsys.readouterr().err.startswith("error: no temporary folder can be written")
+    assert capsys.readouterr().err.startswith("error: No usable temporary directory")
 
 
 def test_a_relative_path_starts_at_the_main_checkout(tmp_path, monkeypatch):

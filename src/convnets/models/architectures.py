@@ -13,6 +13,7 @@ from keras import layers
 
 from convnets.base.console import InputError
 from convnets.base.params import ConvnetTraining, HeadTraining
+from convnets.models import internals  # noqa: F401 - Keras with settings of its own
 from convnets.models.answers import classifier
 
 T = TypeVar("T")
