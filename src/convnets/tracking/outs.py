@@ -148,11 +148,14 @@ def _sorted(repo: Any, out: Any) -> tuple[list[Path], list[Path]]:
 def _in_cache(repo: Any, file: Path) -> bool:
     from dvc_data.hashfile.hash import hash_file
 
+    cache = repo.cache.local
+    if file.is_symlink() and file.readlink().is_relative_to(cache.path):
+        return True  # DVC's own link, even if what it is for has not been pulled
     if not file.is_file():  # a link to a folder, or one that leads nowhere
         return False
     path = str(file.absolute())
     _, found = hash_file(path, repo.fs, "md5", state=repo.state)
-    return bool(repo.cache.local.exists(found.value))
+    return bool(cache.exists(found.value))
 
 
 def _is_left(repo: Any, place: Path) -> bool:
