@@ -41,9 +41,11 @@ def learning(model: "keras.Model") -> dict[str, Any]:
     return {"loss": loss, "metrics": ["accuracy"]}
 
 
-def classes(model: "keras.Model") -> int:
-    """Return the number of classes that a model distinguishes."""
-    return max(2, int(model.output_shape[-1]))
+def are_for(model: "keras.Model", classes: list[str]) -> bool:
+    """Tell whether a model's output is one answer for each of these classes, of different names."""
+    units = (1, 2) if len(classes) == 2 else (len(classes),)
+    shape = getattr(model, "output_shape", None)  # not there before a model is built
+    return len(set(classes)) == len(classes) and shape in [(None, count) for count in units]
 
 
 def by_class(probabilities: NDArray[Any]) -> NDArray[np.float64]:
