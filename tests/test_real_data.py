@@ -59,7 +59,8 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     tested = metrics.Predictions(labels, by_class(cached))
     assert metrics.score(tested, kept)["test_accuracy"] >= 0.95
     answered = answers.probabilities(found.logits["test"])
-    np.testing.assert_allclose(answered, tested.probabilities, atol=1e-6)
+    # Keras multiplies in float32, the answers in float64: large features differ in the fifth digit.
+    np.testing.assert_allclose(answered, tested.probabilities, rtol=0, atol=1e-4)
     # The features may be in bfloat16. The float32 model from pixels agrees with them.
     rows = np.arange(0, 400, 10)
     pixels = np.load(folder / "dvc-outs/images/test.npy", mmap_mode="r")[rows]
