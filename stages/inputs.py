@@ -10,8 +10,7 @@ from convnets.tracking import git, outs
 
 def main() -> None:
     given = inputs.outside(params.load())
-    for path in (path for paths in given.values() for path in paths):
-        outs.refuse(files.given(path))
+    outs.refuse(*(files.given(path) for paths in given.values() for path in paths))
     for told in (outs.check(), git.no_branch()):
         if told:
             console.say(told)

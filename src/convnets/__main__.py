@@ -28,9 +28,8 @@ def inspect(arguments: argparse.Namespace) -> None:
     from convnets.data import inspection
     from convnets.tracking import outs
 
-    for path in filter(None, (arguments.path, arguments.labels)):
-        if "://" not in path:
-            outs.refuse(Path(path).expanduser())
+    here = (path for path in (arguments.path, arguments.labels) if path)
+    outs.refuse(*(Path(path).expanduser() for path in here if not console.is_address(path)))
     given: dict[str, Any] = {}
     if Path("params.yaml").exists():  # so that the command that is printed works
         p = params.load()

@@ -5,6 +5,7 @@ DVC removes whatever stands there. So `inputs`, which it runs first, asks before
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,19 @@ BEFORE = (
 PARTS = (".part.*", ".old.*", "*.unfinished", "*.unfinished.json", "kaggle/*")  # of a killed stage
 
 
-def refuse(path: Path) -> None:
+def refuse(*paths: Path) -> None:
     """Refuse a path at, in or above an out: DVC would remove what is there.
 
     Args:
-        path: as a person gave it. Links are followed.
+        paths: as a person gave them. Links are followed.
 
     Raises:
         InputError: it is such a path.
     """
     with _repository() as repo:
         places = [FOLDER, *(Path(out.def_path) for out in repo.index.outs)] if repo else []
-    given = path.resolve()
-    for place in places:
+    for path, place in product(paths, places):
+        given = path.resolve()
         for whole in {(base / place).resolve() for base in (Path.cwd(), files.root())}:
             if whole.is_relative_to(given) or given.is_relative_to(whole):
                 relation = "contains" if given in whole.parents else "is at or in"
@@ -59,11 +60,12 @@ def check() -> str:
     with _repository() as repo:
         if repo is None:
             return ""
+        journal = files.journal()
         places = [out for out in repo.index.outs if out.use_cache or not out.persist]
         strange: dict[str, list[Path]] = {}
         known: list[Path] = []
         for out in places:
-            own, others = _sorted(repo, out)
+            own, others = _sorted(repo, out, journal)
             known += own
             if others:
                 strange[out.def_path] = others
@@ -89,10 +91,10 @@ def clean() -> tuple[list[Path], list[Path]]:
         The files that are left in `FOLDER`, since the pipeline did not make them; and the files
         that were removed.
     """
+    journal = files.journal()
     with _repository() as repo:
         found = [out for out in repo.index.outs if out.use_cache] if repo else []
-        removed = [file for out in found for file in _sorted(repo, out)[0]]
-    journal = files.journal()
+        removed = [file for out in found for file in _sorted(repo, out, journal)[0]]
     removed += [file for file in _files(FOLDER) if files.stamp(file) in journal]
     removed += [file for part in PARTS for file in FOLDER.rglob(part) if file.is_file()]
     for file in removed:
@@ -132,9 +134,9 @@ def _files(place: Path) -> Iterator[Path]:
             yield path
 
 
-def _sorted(repo: Any, out: Any) -> tuple[list[Path], list[Path]]:
+def _sorted(repo: Any, out: Any, journal: frozenset[str]) -> tuple[list[Path], list[Path]]:
     """Return the files at an out's place that are the pipeline's, and the others."""
-    place, journal = Path(out.def_path), files.journal()
+    place = Path(out.def_path)
     found = [file for file in _files(place) if not repo.dvcignore.is_ignored_file(str(file))]
     others = [file for file in found if files.stamp(file) not in journal]
     if others and out.hash_info and not place.is_symlink() and not out.changed_checksum():
