@@ -30,8 +30,9 @@ from matplotlib.figure import Figure
 from benchmarks import book
 from benchmarks.measure import matrix_peak, run
 from convnets.base import cluster, console, files, params
-from convnets.data import archive, examples
+from convnets.examples import examples
 from convnets.models import precision
+from convnets.sources import archive
 
 ROOT = Path(__file__).parents[1]
 UNFINISHED = ROOT / ".unfinished/bench"
@@ -94,7 +95,7 @@ def unpack(clone: Path, folder: Path) -> None:
         return
     with archive.opened(clone / "dvc-outs/images.zip") as opened, files.atomic(folder) as part:
         for split in SPLITS:
-            table = examples.read_table(clone / f"dvc-outs/images/{split}.csv")
+            table = examples.read_text(clone / f"dvc-outs/images/{split}.csv")
             for member, label in zip(table["file"], table["class"], strict=True):
                 path = part / split / label / Path(member).name
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,9 +26,10 @@ import psutil
 import requests
 from PIL import Image
 
-from convnets.data import sample
-from convnets.models import architectures, saved
+from convnets.models import saved
 from convnets.models.saved import Kind, Record
+from convnets.networks import architectures
+from convnets.sources import sample
 
 REQUESTS, CLIENTS = 200, 4
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from convnets.data import archive
+from convnets.sources import archive
 
 SIZES = (1_000, 10_000, 100_000)
 PICTURE = b"\xff\xd8\xff"  # its start: nothing is decoded

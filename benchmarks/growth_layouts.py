@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.growth import SIZES, calls
 from convnets.base.console import InputError
-from convnets.data import layout
+from convnets.sources import layout
 
 # A name for each number. Some layouts are refused, after as much work.
 LAYOUTS: dict[str, Callable[[int], str]] = {

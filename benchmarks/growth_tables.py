@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from benchmarks.growth import SIZES
-from convnets.data import layout
-from convnets.data.layout import Files
+from convnets.listing.listing import Layout
+from convnets.sources import layout
+from convnets.sources.layout import Files
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -58,7 +59,7 @@ FORMS: dict[str, Callable[[list[tuple[str, str]]], bytes]] = {
 }
 
 
-def task(form: str, count: int) -> Callable[[], layout.Layout]:
+def task(form: str, count: int) -> Callable[[], Layout]:
     """Return a function that recognises `count` pictures and their table of this form."""
     paths = _paths(count)
     content = FORMS[form]([(path, CLASSES[n % 3]) for n, path in enumerate(paths)])

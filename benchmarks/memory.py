@@ -28,7 +28,7 @@ from dvc.repo import Repo
 
 from benchmarks.measure import run
 from convnets.base import files
-from convnets.data import sample
+from convnets.sources import sample
 from convnets.tracking import presets
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import requests
 
-from convnets.data import sample
+from convnets.sources import sample
 
 REQUESTS, AT_ONCE, ROUNDS = 500, 16, 3
 OURS = ["-m", "convnets", "serve", "--model", "champion"]

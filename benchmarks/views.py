@@ -14,12 +14,15 @@ import keras
 import numpy as np
 import pandas as pd
 
+from convnets.backbones import backbone
 from convnets.base import cluster, files, params
 from convnets.base.console import progress, say
-from convnets.data import examples, npy
-from convnets.data.examples import IMAGES, Examples
-from convnets.models import architectures, backbone, precision
-from convnets.training import batches, features
+from convnets.examples import examples, npy
+from convnets.examples.examples import Examples
+from convnets.features import features
+from convnets.heads import architectures as heads
+from convnets.models import precision
+from convnets.training import batches
 
 COUNTS = (1, 2, 4, 8, 16)
 STAGE = "train_augmented_head"
@@ -32,7 +35,7 @@ def scores(
     how = p.of(STAGE, params.HeadTraining)
     keras.utils.set_random_seed(seed)
     classes = len(examples.class_names())
-    model = architectures.build_head(train.inputs.shape[1:], classes, how)
+    model = heads.build_head(train.inputs.shape[1:], classes, how)
     optimizer = keras.optimizers.RMSprop(how.learning_rate)
     model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +70,7 @@ def main() -> None:
     precision.use(dtype_policy)
     epochs = p.of(STAGE, params.HeadTraining).epochs
     held = {
-        split: examples.load(Path(f"dvc-outs/features/{split}.npy"), IMAGES / f"{split}.csv")
+        split: examples.load(Path(f"dvc-outs/features/{split}.npy"), split)
         for split in ("validation", "test")
     }
     rows = []
@@ -80,7 +83,7 @@ def main() -> None:
             [cache],
             params.Views(count=epochs, max_gigabytes=100),
         )
-        train = examples.load(cache, IMAGES / "train.csv", epochs)
+        train = examples.load(cache, "train", epochs)
         each = train.inputs.reshape(-1, epochs, *train.inputs.shape[1:])
         seeds = range(p.seed, p.seed + given.seeds)
         runs = [(count, seed) for count in (*COUNTS, epochs) for seed in seeds]

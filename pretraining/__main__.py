@@ -3,7 +3,7 @@
 It takes about ten minutes on two cores, and gives the same bytes again on the same kind of
 processor. The network is a VGG16 with a quarter of the channels. It learns to tell 47 kinds of
 drawn things apart, first from small and easy pictures, then from larger and harder ones. None is a
-cat or a dog. `convnets.models.backbone` puts the weights into a whole VGG16, in which the other
+cat or a dog. `convnets.backbones.backbone` puts the weights into a whole VGG16, in which the other
 channels are zero.
 """
 
@@ -21,11 +21,11 @@ import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
 
+from convnets.backbones.backbone import SAMPLE
 from convnets.base import files
 from convnets.base.console import progress, say
-from convnets.data.examples import Examples
+from convnets.examples.examples import Examples
 from convnets.models import precision
-from convnets.models.backbone import SAMPLE
 from convnets.training import batches
 from pretraining.kinds import KINDS, picture
 

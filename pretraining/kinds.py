@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from convnets.data.drawing import Pen, Shape, Shapes, curve, ellipse, mirrored, polygon, scene
-from convnets.data.sample import (
+from convnets.sources.drawing import Pen, Shape, Shapes, curve, ellipse, mirrored, polygon, scene
+from convnets.sources.sample import (
     POINTED,
     ROUND,
     TINY_MUZZLE,

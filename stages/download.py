@@ -13,12 +13,13 @@ from convnets.tracking.run import Run, recorded
 
 
 def images(p: params.Params, run: Run) -> str:
-    from convnets.data import layout, overview, sources
+    from convnets.listing import listing
+    from convnets.sources import sources
 
     out = Path("dvc-outs/images.zip")
     with files.atomic(out) as part:
         found = sources.write(p.data, p.subset, p.seed, part)
-        reasons = overview.by_reason(found.skipped)
+        reasons = listing.by_reason(found.skipped)
         summary = {
             "source": p.data.source,
             "layout": found.name,
@@ -26,7 +27,7 @@ def images(p: params.Params, run: Run) -> str:
             "skipped": {why: skipped["files"] for why, skipped in reasons.items()},
             "bytes": part.stat().st_size,
         }
-    layout.save(found, layout.LISTING)
+    listing.save(found, listing.LISTING)
     for why, skipped in reasons.items():
         example = console.printable(skipped["examples"][0])
         console.say(f"skipped {skipped['files']:,}: {why}, such as {example}")
@@ -37,7 +38,7 @@ def images(p: params.Params, run: Run) -> str:
 
 def weights(p: params.Params, run: Run) -> str:
     console.hush()  # until Keras is imported, as in the other stages
-    from convnets.models import backbone
+    from convnets.backbones import backbone
 
     console.unhush()
     backbone.write(p.backbone, p.image_size, p.seed, backbone.FILE)
@@ -46,7 +47,7 @@ def weights(p: params.Params, run: Run) -> str:
 
 
 def mnist(p: params.Params, run: Run) -> str:
-    from convnets.data import digits
+    from convnets.examples import digits
 
     digits.write(p.mnist, p.seed, digits.FILE)
     return f"{digits.FILE}: {len(digits.load(digits.FILE, 'test').labels):,} test images"

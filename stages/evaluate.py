@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
+from convnets.augmentation import augment as augmentation
 from convnets.base import console, params
-from convnets.data import npy, page
-from convnets.data.examples import IMAGES
-from convnets.evaluation import explain, figures, report, scores
+from convnets.evaluation import explain, scores
+from convnets.examples import npy
+from convnets.examples.examples import IMAGES
 from convnets.models import answers, saved
+from convnets.models.trained import FOLDER, MODEL
+from convnets.pages import figures, page, report
 from convnets.tracking import git
 from convnets.tracking.run import recorded
-from convnets.training import augmentation
-from convnets.training.trained import FOLDER, MODEL
 
 METRICS = Path("metrics")
 CHAMPION = Path("models/champion.keras")

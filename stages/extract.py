@@ -7,13 +7,13 @@ images. Both keep the output at the cut, where `fine_tune` begins, and at the to
 import argparse
 from functools import partial
 
+from convnets.backbones import backbone
 from convnets.base import cluster, console, params
-from convnets.data import npy
-from convnets.data.examples import IMAGES
-from convnets.models import backbone, precision
+from convnets.examples import npy
+from convnets.examples.examples import FEATURES, IMAGES, MIRRORED, VIEWS
+from convnets.features import features
+from convnets.models import precision
 from convnets.tracking.run import Run, recorded
-from convnets.training import features
-from convnets.training.cached import FEATURES, MIRRORED, VIEWS
 
 mapper = partial(cluster.mapper, whole=True, files=[backbone.FILE])
 

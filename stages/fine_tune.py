@@ -2,22 +2,22 @@
 
 import keras
 
+from convnets.backbones import backbone
 from convnets.base import console, params
-from convnets.data import examples
-from convnets.data.examples import IMAGES
-from convnets.models import backbone, saved
+from convnets.examples import examples
+from convnets.examples.examples import VIEWS
+from convnets.heads import cached
+from convnets.models import saved
 from convnets.models.saved import Kind, Record, arguments
+from convnets.models.trained import MODEL, place
 from convnets.tracking.run import recorded
-from convnets.training import cached
-from convnets.training.cached import VIEWS
 from convnets.training.fit import Task, fit
-from convnets.training.trained import MODEL, place
 
 
 def main() -> None:
     given, p = arguments().parse_args(), params.load()
     how = p.of(given.stage, params.Training)
-    train = examples.load(VIEWS / "cut.npy", IMAGES / "train.csv", p.views.count)
+    train = examples.load(VIEWS / "cut.npy", "train", p.views.count)
     suffixes = ["_cut"]
     record = Record.given(given, Kind.IMAGES, examples.class_names())
     before = saved.load(place("train_augmented_head") / MODEL).get_layer("head")

@@ -4,7 +4,7 @@ The files and folders outside that the params name; what stands at the outs' pla
 """
 
 from convnets.base import console, files, params
-from convnets.data import inputs
+from convnets.sources import inputs
 from convnets.tracking import git, outs
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from convnets.base import cluster, console, files, params
-from convnets.data import arrays, layout, overview, page
-from convnets.data.examples import IMAGES
-from convnets.data.layout import LISTING
-from convnets.data.subset import SPLITS
+from convnets.examples.examples import IMAGES
+from convnets.listing import listing
+from convnets.listing.subset import SPLITS
+from convnets.pictures import arrays
 from convnets.tracking.run import recorded
 
 
@@ -16,14 +16,11 @@ def main() -> None:
     source = Path("dvc-outs/images.zip")
     with recorded("subset") as run:
         run.dataset(source, "source")
-        found = layout.load(LISTING)
+        found = listing.load(listing.LISTING)
         how = (p.subset, p.image_size, p.seed)
-        written = arrays.write(source, found, run.unfinished, IMAGES, *how)
-        summary = written.summary
+        summary = arrays.write(source, found, run.unfinished, IMAGES, *how)
         files.write_json(Path("metrics/subset.json"), summary)
-        page.write(overview.html(found, written, IMAGES), Path("metrics/data.html"))
         run.artifact(Path("metrics/subset.json"))
-        run.artifact(Path("metrics/data.html"))
     for split in SPLITS:
         counts = ", ".join(
             f"{count:,} {console.printable(name)}" for name, count in summary[split].items()
@@ -37,9 +34,8 @@ def main() -> None:
             f"splits, {summary['duplicates_across_classes']:,} across classes; "
             f"{summary['duplicates_dropped']:,} images dropped"
         )
-    for doubt in written.doubts:
+    for doubt in summary["doubts"]:
         console.say(console.printable(doubt))
-    console.say("see metrics/data.html")
 
 
 if __name__ == "__main__":

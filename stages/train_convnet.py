@@ -5,18 +5,21 @@ It learns from the images (listings 8.7 to 8.17), or from the digits, with or wi
 """
 
 import argparse
+from functools import partial
 from typing import NamedTuple
 
 import keras
 
+from convnets.augmentation.augment import augment
 from convnets.base import console, params
-from convnets.data import digits, examples
-from convnets.data.examples import IMAGES, Examples
-from convnets.models import architectures
+from convnets.examples import digits, examples
+from convnets.examples.examples import IMAGES, Examples
+from convnets.models.layers import with_mirror
 from convnets.models.saved import Kind, Record, arguments
+from convnets.models.trained import Trained, publish
+from convnets.networks import architectures
 from convnets.tracking.run import recorded
 from convnets.training.fit import Task, answered, fit
-from convnets.training.trained import Trained, publish
 
 
 class Job(NamedTuple):
@@ -31,16 +34,16 @@ class Job(NamedTuple):
 def of_images(given: argparse.Namespace, p: params.Params) -> Job:
     how = p.of(given.stage, params.ConvnetTraining)
     train, validation, test = (
-        examples.load(IMAGES / f"{split}.npy", IMAGES / f"{split}.csv")
-        for split in ("train", "validation", "test")
+        examples.load(IMAGES / f"{split}.npy", split) for split in ("train", "validation", "test")
     )
     record = Record.given(given, Kind.IMAGES, examples.class_names())
-    augmentation = how.augmentation or (p.augmentation if given.augmented else None)
+    changes = how.augmentation or (p.augmentation if given.augmented else None)
 
     def build() -> keras.Model:
         return architectures.build_convnet(p.image_size, len(record.classes), how)
 
-    task = Task(build, train, validation, how, p.class_weight, augmentation)
+    change = partial(augment, how=changes) if changes else None
+    task = Task(build, train, validation, how, p.class_weight, change)
     return Job(task, test, record, how.mirrored)
 
 
@@ -71,7 +74,7 @@ def main() -> None:
         model, history = fit(job.task, p, run)
         if job.mirrored:
             pixels = keras.Input(model.input_shape[1:], name="image")
-            model = keras.Model(pixels, architectures.with_mirror(model, pixels))
+            model = keras.Model(pixels, with_mirror(model, pixels))
         logits = answered(model, {"validation": [job.task.validation], "test": [job.test]})
         publish(model, Trained(job.record, history, logits), run)
 

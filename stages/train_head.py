@@ -6,12 +6,13 @@ its features, its use of the mirror image, its architecture and its schedule.
 
 import keras
 
+from convnets.backbones import backbone
 from convnets.base import console, params
-from convnets.data import examples
-from convnets.models import architectures, backbone
+from convnets.examples import examples
+from convnets.examples.examples import MIRRORED
+from convnets.heads import architectures, cached
 from convnets.models.saved import Kind, Record, arguments
 from convnets.tracking.run import recorded
-from convnets.training import cached
 from convnets.training.fit import Task, fit
 
 
@@ -19,7 +20,7 @@ def main() -> None:
     given, p = arguments().parse_args(), params.load()
     how = p.of(given.stage, params.HeadTraining)
     train = cached.to_learn_from(how, p.views)
-    suffixes = ["", cached.MIRRORED] if how.mirrored else [""]
+    suffixes = ["", MIRRORED] if how.mirrored else [""]
     record = Record.given(given, Kind.IMAGES, examples.class_names())
 
     def build() -> keras.Model:

@@ -24,11 +24,12 @@ import pytest
 from dvc.repo import Repo
 
 from convnets import __main__ as program
+from convnets.backbones import backbone
 from convnets.base import console, params
-from convnets.data import archive, arrays, layout
-from convnets.data.layout import Layout
-from convnets.models import backbone
 from convnets.models.saved import Record
+from convnets.pictures import arrays
+from convnets.sources import archive, layout
+from convnets.sources.layout import Layout
 
 ROOT = Path(__file__).parents[1]
 with Repo(ROOT) as repo:
@@ -56,9 +57,10 @@ def recognised(path: Path) -> Layout:
 
 def decoded(path: Path, out: Path, how: params.Subset, size: int = 78) -> dict[str, Any]:
     """Write the arrays of an archive's images; return the summary."""
-    with tempfile.TemporaryDirectory() as unfinished:
-        found = recognised(path)
-        return arrays.write(path, found, Path(unfinished), out, how, size, seed=0).summary
+    with tempfile.TemporaryDirectory() as folder:
+        packed, given = Path(folder) / "images.zip", params.Data(source="archive", path=str(path))
+        found = sources.write(given, how, 0, packed)
+        return arrays.write(packed, found, Path(folder), out, how, size, seed=0)
 
 
 class Clone:

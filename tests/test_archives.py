@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from benchmarks import growth
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import archive, inputs, layout, sample, sources
+from convnets.sources import archive, inputs, layout, sample, sources
 from tests.commands import recognised
 
 JPEG = io.BytesIO()

@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from convnets.base import params
-from convnets.data import arrays, sample
-from convnets.data.subset import SPLITS
+from convnets.listing.subset import SPLITS
+from convnets.pictures import arrays
+from convnets.sources import sample
 from tests.commands import recognised
 from tests.test_sources import encoded, packed
 

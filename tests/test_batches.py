@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from convnets.augmentation import augment as augmentation
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import digits, npy
-from convnets.data.examples import Examples
-from convnets.training import augmentation, batches, features
+from convnets.examples import digits, npy
+from convnets.examples.examples import Examples
+from convnets.features import features
+from convnets.training import batches
 from tests.commands import ROOT
 
 BOOK = params.load(ROOT / "presets/book.yaml").augmentation

@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 
 from benchmarks import book, compare, measure
+from convnets.backbones import backbone
 from convnets.base import params
-from convnets.models import architectures, backbone
+from convnets.heads import architectures as heads
+from convnets.networks import architectures
 from tests.commands import ROOT, backbone_of
 
 HEAD = params.load(ROOT / "presets/book.yaml").of("train_feature_head", params.HeadTraining)
@@ -39,7 +41,7 @@ def test_the_books_models_have_its_parameters_and_are_ours(tmp_path):
     assert plain.count_params() == augmented.count_params() == 991_041
     assert weighty(digits) == weighty(architectures.mnist_convnet(True))
     assert weighty(plain) == weighty(augmented) == weighty(architectures.plain(180, 2, 0.5))
-    assert weighty(head) == weighty(architectures.build_head((5, 5, 512), 2, HEAD))
+    assert weighty(head) == weighty(heads.build_head((5, 5, 512), 2, HEAD))
 
     base = book.backbone(None)
     assert base.count_params() == 14_714_688
@@ -47,7 +49,7 @@ def test_the_books_models_have_its_parameters_and_are_ours(tmp_path):
     _, ours = backbone.split(backbone_of("VGG16", 180), 4)
     top = [
         *ours.trainable_weights,
-        *architectures.build_head((5, 5, 512), 2, HEAD).trainable_weights,
+        *heads.build_head((5, 5, 512), 2, HEAD).trainable_weights,
     ]
     assert [w.shape for w in tuned] == [w.shape for w in top]
     assert len(book.on_backbone(base, False).trainable_weights) == 4

@@ -14,7 +14,8 @@ import pytest
 
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import bucket, inputs, inspection, sample, sources
+from convnets.commands import inspection
+from convnets.sources import bucket, inputs, sample, sources
 from tests.commands import Clone, answers, executed, free_port
 
 boto3 = pytest.importorskip("boto3", reason="boto3, moto or s3fs is missing")

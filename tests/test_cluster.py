@@ -15,7 +15,7 @@ import ray
 
 from convnets.base import cluster
 from convnets.base.console import InputError
-from convnets.data.images import ImageError
+from convnets.listing.kinds import ImageError
 from tests.clusters import nodes
 from tests.commands import ROOT, free_port
 

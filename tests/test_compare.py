@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from convnets.evaluation import chance, compare
-from convnets.evaluation.compare import Experiment
+from convnets.commands import compare
+from convnets.commands.compare import Experiment
+from convnets.evaluation import chance
 from tests.commands import ROOT, Clone, noise
 
 IMAGES = 40

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from convnets.training.trained import MODEL, read
+from convnets.models.trained import MODEL, read
 from tests.commands import Clone, command
 
 pytestmark = pytest.mark.pipeline

@@ -11,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convnets.backbones import backbone
 from convnets.base import console, files, params
 from convnets.base.console import InputError
-from convnets.data import arrays, digits, sample, sources
-from convnets.models import architectures, backbone, saved
-from convnets.training import features
+from convnets.examples import digits
+from convnets.features import features
+from convnets.models import saved
+from convnets.networks import architectures
+from convnets.pictures import arrays
+from convnets.sources import sample, sources
 from tests.commands import decoded, recognised, record
 
 COUNTS = params.Subset(train=6, validation=2, test=2, max_rejected=0)

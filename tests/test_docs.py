@@ -16,8 +16,8 @@ import asyncssh
 import mlflow
 import pytest
 
-from convnets.data import sample
 from convnets.models import saved
+from convnets.sources import sample
 from tests.commands import (
     ROOT,
     STAGES,

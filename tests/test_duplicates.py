@@ -15,9 +15,12 @@ from PIL import Image, ImageEnhance
 
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import arrays, duplicates, overview, sample, subset
-from convnets.data.layout import Image as Found
-from convnets.data.subset import SPLITS
+from convnets.listing import subset
+from convnets.listing.subset import SPLITS
+from convnets.pages import overview
+from convnets.pictures import arrays, duplicates
+from convnets.sources import sample
+from convnets.sources.layout import Image as Found
 from tests.commands import decoded, recognised
 from tests.test_sources import encoded, packed
 

@@ -12,8 +12,8 @@ from convnets.evaluation.calibration import Outputs
 from convnets.evaluation.metrics import Predictions
 from convnets.models import answers
 from convnets.models.answers import by_class, classifier
-from convnets.models.architectures import with_mirror
-from convnets.training.trained import best_epoch, by_epoch
+from convnets.models.layers import with_mirror
+from convnets.models.trained import best_epoch, by_epoch
 
 EPOCH = {"accuracy": 0.5, "loss": 0.7, "val_accuracy": 0.5, "val_loss": 0.7}
 

@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from convnets.data import examples
-from convnets.models import answers, architectures, saved
+from convnets.examples import examples
+from convnets.heads import cached
+from convnets.models import answers, saved
+from convnets.networks import architectures
 from convnets.serving import export as exporting
-from convnets.training import cached
 from tests.commands import ROOT, backbone_of, record, said
 from tests.test_disks import mount
 

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from convnets.data import images, sample
+from convnets.listing.kinds import ImageError
+from convnets.pictures import images
+from convnets.sources import sample
 from tests.commands import ROOT
 
 try:
@@ -220,11 +222,11 @@ def test_more_bands_than_a_picture_has_are_named(bands, colours, bits):
         (338, 3, words(*(bands - 2 * colours + 1) * [0])),
         (273, 4, struct.pack("<I", 0)),
     )
-    with pytest.raises(images.ImageError, match=rf"^{bands} bands, .* RGB"):
+    with pytest.raises(ImageError, match=rf"^{bands} bands, .* RGB"):
         images.header(content)
     siz = bytearray(encoded(RED, "JPEG2000", no_jp2=True))
     siz[41] = bands + 2
-    with pytest.raises(images.ImageError, match=rf"^{bands + 2} bands, "):
+    with pytest.raises(ImageError, match=rf"^{bands + 2} bands, "):
         images.header(bytes(siz))
 
 
@@ -278,7 +280,7 @@ GREY = ((258, 3, words(8)), (262, 3, words(1)), (277, 3, words(1)), (259, 3, wor
 def test_what_decoding_would_cost_is_known_before(content, costs):
     """Each took seconds or gigabytes."""
     for function in (images.header, lambda content: images.decode(content, 8)):
-        with pytest.raises(images.ImageError, match=costs):
+        with pytest.raises(ImageError, match=costs):
             function(content)
 
 
@@ -289,7 +291,7 @@ def test_precincts_count_wherever_they_are_told():
     assert levels == 5
     of_tile = bytes(coding) + 6 * b"\x11"
     place = content.index(b"\xff\x93")
-    with pytest.raises(images.ImageError, match="blocks cost"):
+    with pytest.raises(ImageError, match="blocks cost"):
         images.header(content[:place] + of_tile + content[place:])
     assert images.header(content) == ("JPEG2000", (2000, 2000))
 
@@ -297,7 +299,7 @@ def test_precincts_count_wherever_they_are_told():
 def test_a_comment_may_be_in_front_of_a_gif_s_first_frame_only_for_a_while():
     content = encoded(RED, "GIF")
     place = content.index(b",")
-    with pytest.raises(images.ImageError):
+    with pytest.raises(ImageError):
         images.header(content[:place] + b"!\xfe" + 2**22 * b"\1a" + b"\0" + content[place:])
 
 
@@ -560,7 +562,7 @@ def test_a_large_picture_takes_no_more_memory_than_its_bound_allows(tmp_path, ki
 def test_too_many_pixels_are_refused(kind, monkeypatch):
     monkeypatch.setattr(images, "MEMORY", 20_000)
     with pytest.raises(
-        images.ImageError, match=r"^too large: 0\.1 megapixels, \w+ is decoded up to 0\.0; "
+        ImageError, match=r"^too large: 0\.1 megapixels, \w+ is decoded up to 0\.0; "
     ):
         images.decode(encoded(Image.new("RGB", (300, 200)), kind), 8)
 
@@ -568,7 +570,7 @@ def test_too_many_pixels_are_refused(kind, monkeypatch):
 def test_a_bomb_is_refused():
     bomb = encoded(Image.new("1", (20_000, 20_000)), "PNG")
     expected = r"400\.0 megapixels, PNG is decoded up to 187\.5; make it smaller"
-    with pytest.raises(images.ImageError, match=expected):
+    with pytest.raises(ImageError, match=expected):
         images.decode(bomb, 78)
 
 
@@ -577,9 +579,9 @@ PHOTO = sample.draw("cat", 0, 0)
 
 @pytest.mark.parametrize("content", [b"<html></html>", b"%PDF-1.7", encoded(PHOTO, "ICO")])
 def test_other_formats_are_refused(content):
-    with pytest.raises(images.ImageError, match=r"^not a JPEG, PNG, .*GIF or BMP$"):
+    with pytest.raises(ImageError, match=r"^not a JPEG, PNG, .*GIF or BMP$"):
         images.decode(content, 78)
-    with pytest.raises(images.ImageError, match=r"^an empty file$"):
+    with pytest.raises(ImageError, match=r"^an empty file$"):
         images.decode(b"", 78)
 
 
@@ -589,7 +591,7 @@ def test_truncated_pictures_are_refused(kind, share):
     content = encoded(PHOTO, kind)
     if kind == "MPO":  # the second picture alone is missing otherwise
         content = encoded(PHOTO, kind, save_all=True, append_images=[PHOTO])[: len(content)]
-    with pytest.raises(images.ImageError):
+    with pytest.raises(ImageError):
         images.decode(content[: int(share * len(content))], 78)
 
 
@@ -605,7 +607,7 @@ def test_any_error_of_a_decoder_is_one_printable_line(error, monkeypatch):
         raise error("\x1b[2J one\n  two " + 1000 * "x")
 
     monkeypatch.setitem(images.FORMATS, "JPEG", (b"", fail, 1))
-    with pytest.raises(images.ImageError) as caught:
+    with pytest.raises(ImageError) as caught:
         images.decode(b"", 8)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
@@ -623,7 +625,7 @@ def test_ctrl_c_passes(monkeypatch):
 def test_a_heic_without_its_decoder_gets_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     content = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
-    with pytest.raises(images.ImageError, match=r"pip install pillow-heif"):
+    with pytest.raises(ImageError, match=r"pip install pillow-heif"):
         images.decode(content, 8)
 
 
@@ -636,7 +638,7 @@ def test_nothing_reaches_the_screen(capfd):
     exif = encoded(RED, exif=DAMAGED["truncated"])
     with warnings.catch_warnings(action="error"):
         for content in (bytes(lzw), many):
-            with pytest.raises(images.ImageError):
+            with pytest.raises(ImageError):
                 images.decode(content, 8)
         images.decode(exif, 8)
     assert capfd.readouterr() == ("", "")
@@ -675,7 +677,7 @@ def test_damaged_bytes_are_pixels_or_a_reason(capfd, seed, flips, kept):
         patch.setattr(images, "MEMORY", 20_000_000)  # a flipped size takes no gigabyte
         try:
             pixels = images.decode(bytes(content[: int(kept * len(content))]), 8)
-        except images.ImageError as error:
+        except ImageError as error:
             assert str(error).isprintable()
         else:
             assert (pixels.shape, pixels.dtype) == ((8, 8, 3), np.uint8)

@@ -14,7 +14,8 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from convnets.base import params
-from convnets.data import inspection, sample
+from convnets.commands import inspection
+from convnets.sources import sample
 from tests.commands import ROOT
 
 ODD = [

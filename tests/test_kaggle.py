@@ -18,7 +18,7 @@ import pytest
 
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import sample, sources
+from convnets.sources import sample, sources
 from tests.commands import Clone, serving
 
 SECRET = f"KGAT_{secrets.token_hex()}"

@@ -18,9 +18,10 @@ from PIL import Image
 
 from convnets.base import files, params
 from convnets.base.console import InputError
-from convnets.data import archive, layout, sample, sources, subset
-from convnets.data.layout import Files
-from convnets.data.splits import split_of
+from convnets.listing import subset
+from convnets.sources import archive, layout, sample, sources
+from convnets.sources.layout import Files
+from convnets.sources.splits import split_of
 from tests.commands import recognised
 
 JPEG = io.BytesIO()

@@ -16,10 +16,14 @@ from dvc.utils.hydra import apply_overrides
 from benchmarks import growth, growth_layouts
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import arrays, inspection, layout, overview, sample, subset
-from convnets.data.layout import Files
-from convnets.data.splits import split_of, splits_of
+from convnets.commands import inspection
 from convnets.evaluation import metrics
+from convnets.listing import subset
+from convnets.pages import overview
+from convnets.pictures import arrays
+from convnets.sources import layout, sample
+from convnets.sources.layout import Files
+from convnets.sources.splits import split_of, splits_of
 from tests.commands import ROOT, said
 
 

@@ -21,12 +21,16 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from keras.src.backend.common import global_state
 
+from convnets.backbones import backbone
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import sample
 from convnets.evaluation import explain
-from convnets.models import answers, architectures, backbone, internals, precision, saved
-from convnets.training import cached, features
+from convnets.features import features
+from convnets.heads import architectures as heads
+from convnets.heads import cached
+from convnets.models import answers, internals, layers, precision, saved
+from convnets.networks import architectures
+from convnets.sources import sample
 from tests.commands import ROOT, backbone_of, record, some_slow
 
 BOOK = params.load(ROOT / "presets/book.yaml")
@@ -37,7 +41,7 @@ HEAD = BOOK.of("train_feature_head", params.HeadTraining)
 def head_of(architecture: str, shape: tuple[int, ...], units: int | None) -> keras.Model:
     """A head of two classes."""
     how = HEAD.model_copy(update={"architecture": architecture, "units": units})
-    return architectures.build_head(shape, 2, how)
+    return heads.build_head(shape, 2, how)
 
 
 @pytest.mark.parametrize(("pooling", "parameters"), [(True, 104_202), (False, 712_202)])
@@ -60,7 +64,7 @@ def test_a_residual_convnet_takes_any_size(size):
     assert min(evidence.shape[1:]) >= explain.FEWEST
     assert (evidence.max(axis=(1, 2)) == 1).all()
     pixels = keras.Input(images.shape[1:])
-    mirrored = keras.Model(pixels, architectures.with_mirror(model, pixels))
+    mirrored = keras.Model(pixels, layers.with_mirror(model, pixels))
     outputs, of_mirror = (
         mirrored.predict(seen, verbose=0) for seen in (images, images[:, :, ::-1])
     )
@@ -467,7 +471,7 @@ def test_a_model_s_layers_are_found_in_the_order_of_their_calls():
     np.testing.assert_allclose(model(given), unfolded(given), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", architectures.HEADS)
+@pytest.mark.parametrize("kind", heads.HEADS)
 def test_a_head_that_needs_several_images_tells_none_from_another_alone(kind):
     head = head_of(kind, (2, 2, 8), 8)
     model = keras.Sequential([keras.Input((2, 2, 8)), head])  # nested, as in fine_tune
@@ -522,7 +526,7 @@ def test_a_normalised_head_sees_no_brightness_of_the_features():
     )
 
 
-@pytest.mark.parametrize("architecture", architectures.HEADS)
+@pytest.mark.parametrize("architecture", heads.HEADS)
 def test_a_linear_head_starts_from_zeros(architecture):
     x = np.random.default_rng(0).normal(0, 10, (4, 2, 2, 8)).astype("float32")
     linear, deeper = (head_of(architecture, (2, 2, 8), units)(x) for units in (None, 8))
@@ -533,7 +537,7 @@ def test_a_linear_head_starts_from_zeros(architecture):
 def test_a_pooled_head_sees_no_scale_of_a_feature():
     """Batch normalisation removes what a root leaves of the scale."""
     how = HEAD.model_copy(update={"architecture": "pooled", "units": 8, "dropout": 0})
-    head = architectures.build_head((2, 2, 8), 2, how)
+    head = heads.build_head((2, 2, 8), 2, how)
     x = np.random.default_rng(0).normal(0, 10, (64, 2, 2, 8)).astype("float32")
     scaled = x * np.geomspace(1, 1000, 8, dtype="float32")
     plain, large = (np.asarray(head(given, training=True))[:, 0] for given in (x, scaled))

@@ -11,8 +11,10 @@ import pytest
 
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import archive, inspection, layout, sample, subset, web
-from convnets.data.layout import Files
+from convnets.commands import inspection
+from convnets.listing import subset
+from convnets.sources import archive, layout, sample, web
+from convnets.sources.layout import Files
 from tests.commands import ROOT, recognised
 
 JPEG = io.BytesIO()

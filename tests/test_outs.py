@@ -14,7 +14,7 @@ from dvc.repo import Repo
 
 from convnets.base import files, params
 from convnets.base.console import InputError
-from convnets.data import inputs
+from convnets.sources import inputs
 from convnets.tracking import outs
 from tests.commands import ROOT, Clone, said
 from tests.test_pipeline import make_quick

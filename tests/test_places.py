@@ -16,8 +16,8 @@ import pytest
 
 from convnets.base import console, files, params
 from convnets.base.console import InputError
-from convnets.data import inputs
 from convnets.models import internals, precision, saved
+from convnets.sources import inputs
 from convnets.tracking import store, sync
 from tests.commands import ROOT, Clone
 from tests.test_pipeline import make_quick

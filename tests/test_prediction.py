@@ -16,9 +16,11 @@ import pytest
 from rich.cells import cell_len
 
 from convnets.base.console import InputError
-from convnets.data import images, sample
-from convnets.models import architectures, saved
+from convnets.models import saved
+from convnets.networks import architectures
+from convnets.pictures import images
 from convnets.serving import predict as prediction
+from convnets.sources import sample
 from tests.commands import ROOT, record, said
 
 CLASSES = ["chat", "chien", "고양이"]

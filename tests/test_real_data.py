@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import yaml
 
-from convnets.data import archive, examples, images, layout
 from convnets.evaluation import metrics
-from convnets.models import answers, saved
+from convnets.examples import examples
+from convnets.listing.kinds import ImageError
+from convnets.models import answers, saved, trained
 from convnets.models.answers import by_class
-from convnets.training import batches, trained
+from convnets.pictures import images
+from convnets.sources import archive, layout
+from convnets.training import batches
 from tests.commands import Clone, backbone_of, executed
 
 pytestmark = pytest.mark.real_data
@@ -25,7 +28,7 @@ def test_full_size_photographs_decode(shared):
         for image in found.images:
             try:
                 assert images.decode(files.read(image.member), 180).std() > 1
-            except images.ImageError:
+            except ImageError:
                 bad += 1
     assert bad <= 5
 

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from convnets.evaluation import explain, figures, report, scores
+from convnets.evaluation import explain, scores
 from convnets.evaluation.metrics import Predictions
 from convnets.models.saved import Kind
-from convnets.training.trained import Trained, by_epoch
+from convnets.models.trained import Trained, by_epoch
+from convnets.pages import figures, report
 from tests.commands import TRAINING, command, record
 
 HOSTILE = ["<script>alert(1)</script>", "a$\\frac$b", "\"'onload=x&", "고양이"]

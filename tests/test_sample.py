@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from convnets.backbones import backbone
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import examples, npy, sample, sources
 from convnets.evaluation import explain
-from convnets.models import backbone, saved
+from convnets.examples import examples, npy
+from convnets.models import saved
+from convnets.sources import sample, sources
 from pretraining import __main__ as pretraining
 from pretraining.kinds import ANIMALS, KINDS
 from tests.commands import ROOT, TRAINING, backbone_of

@@ -25,11 +25,14 @@ import requests
 from PIL import Image
 from playwright.sync_api import expect
 
-from convnets.data import images, sample
-from convnets.models import architectures, saved
+from convnets.listing.kinds import ImageError
+from convnets.models import saved
+from convnets.networks import architectures
+from convnets.pictures import images
 from convnets.serving import decoder, serve
 from convnets.serving import predict as prediction
 from convnets.serving.decoder import Decoder
+from convnets.sources import sample
 from tests.commands import ROOT, record, said
 
 CLASSES = ["<b>chat</b>", "chien", "고양이", "{{ 7 }}", "lynx", "loup", "\x1b[2J"]
@@ -219,14 +222,14 @@ def test_the_other_fields_of_a_form_are_ignored(address):
 def test_a_costly_picture_costs_only_itself(monkeypatch):
     with Decoder(78) as decode:
         assert (decode(GOOD) == images.decode(GOOD, 78)).all()
-        with pytest.raises(images.ImageError, match="an empty file"):
+        with pytest.raises(ImageError, match="an empty file"):
             decode(b"")
         decode.process.kill()
         decode.process.join()
         assert (decode(GOOD) == images.decode(GOOD, 78)).all()
     monkeypatch.setattr(decoder, "SECONDS", 0.05)
     with Decoder(78) as decode:
-        with pytest.raises(images.ImageError, match="takes more than"):
+        with pytest.raises(ImageError, match="takes more than"):
             decode(heavy()[0])
         assert (decode(GOOD) == images.decode(GOOD, 78)).all()
 

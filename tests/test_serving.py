@@ -11,9 +11,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
-from convnets.data import images, sample
-from convnets.models import architectures
 from convnets.models.answers import by_class
+from convnets.networks import architectures
+from convnets.pictures import images
+from convnets.sources import sample
 from convnets.tracking import run as runs
 from convnets.tracking import store
 

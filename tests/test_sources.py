@@ -18,8 +18,9 @@ from PIL import Image
 
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import archive, sample, sources, subset
-from convnets.data.layout import Image as Found
+from convnets.listing import subset
+from convnets.sources import archive, sample, sources
+from convnets.sources.layout import Image as Found
 from tests.commands import ROOT, decoded, recognised
 
 COUNTS = {"train": 3, "validation": 2, "test": 1}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from benchmarks import growth, growth_tables
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.data import layout
-from convnets.data.layout import Files, Layout
+from convnets.sources import layout
+from convnets.sources.layout import Files, Layout
 
 EIGHT = range(8)
 FLAT = [f"{n}.jpg" for n in EIGHT]

@@ -19,8 +19,9 @@ from mlflow.exceptions import MlflowException
 from convnets.base import params
 from convnets.base.console import InputError
 from convnets.base.params import Training
-from convnets.data.examples import Examples
-from convnets.models import architectures, saved
+from convnets.examples.examples import Examples
+from convnets.models import saved
+from convnets.networks import architectures
 from convnets.tracking import declared, store, sync
 from convnets.tracking.run import Run, recorded
 from convnets.training.fit import Task, fit

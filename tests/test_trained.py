@@ -8,9 +8,8 @@ import pytest
 
 from convnets.base.console import InputError
 from convnets.evaluation import scores
-from convnets.models import saved
+from convnets.models import saved, trained
 from convnets.models.answers import classifier
-from convnets.training import trained
 from tests.commands import record
 
 ROWS = [

@@ -24,7 +24,9 @@ import pytest
 
 from convnets.base import console, params
 from convnets.base.console import InputError
-from convnets.data import inspection, sample, sources, subset, web
+from convnets.commands import inspection
+from convnets.listing import subset
+from convnets.sources import sample, sources, web
 from tests.commands import Clone, decoded, serving
 from tests.test_disks import mount
 

@@ -25,7 +25,7 @@ def clean(_: argparse.Namespace) -> None:
 
 def inspect(arguments: argparse.Namespace) -> None:
     from convnets.base import params
-    from convnets.data import inspection
+    from convnets.commands import inspection
     from convnets.tracking import outs
 
     here = (path for path in (arguments.path, arguments.labels) if path)
@@ -47,7 +47,7 @@ def preset(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    from convnets.evaluation import compare as comparison
+    from convnets.commands import compare as comparison
 
     def tell(line: str) -> None:
         print(console.printable(line), file=sys.stderr)

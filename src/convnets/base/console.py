@@ -1,6 +1,7 @@
 """Terminal output of a stage: one-line errors, progress, no framework noise."""
 
 import ctypes
+import difflib
 import errno
 import gc
 import getpass
@@ -11,7 +12,7 @@ import select
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from pathlib import Path
@@ -160,6 +161,19 @@ def unhush() -> None:
 def printable(text: str) -> str:
     """Return external text on one line, with line breaks and terminal control codes escaped."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """Return what may be meant by a name that is not known."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+
+
+def named(name: str, known: Mapping[str, T], what: str) -> T:
+    """Return what has a name, or raise an `InputError` that says what may be meant."""
+    if name not in known:
+        raise InputError(f"{what} {name!r}; {hint(name, known)}")
+    return known[name]
 
 
 def is_address(text: str) -> bool:

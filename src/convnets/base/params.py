@@ -1,9 +1,7 @@
 """The typed schema of `params.yaml`. Errors name each unknown key and invalid value."""
 
-import difflib
 import re
 import reprlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -21,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from convnets.base.console import InputError, is_address
+from convnets.base.console import InputError, hint, is_address
 
 LONGEST, PROBLEMS = 200, 20  # characters of a value, and problems, that a message has at most
 _quote = reprlib.Repr()
@@ -289,7 +287,7 @@ class Params(Section):
             known = cls.model_fields
             for key in values.keys() - known.keys():
                 if not str(key).startswith("train_"):
-                    raise ValueError(f"{key}: unknown key; {_hint(key, known)}")
+                    raise ValueError(f"{key}: unknown key; {hint(key, known)}")
         return values
 
     @model_validator(mode="after")
@@ -321,11 +319,10 @@ class Params(Section):
         section = getattr(self, stage, None)
         if not isinstance(section, kind):
             known = self.model_extra or {}
-            near = difflib.get_close_matches(stage, known, n=1) if section is None else []
-            hint = f"; is {near[0]} meant for it?" if near else ""
-            what = "no such section" if section is None else "not the section of such a stage"
+            what = f"no such section; {hint(stage, known)}"
+            what = what if section is None else "not the section of such a stage"
             keys = ", ".join(kind.model_fields)
-            raise InputError(f"params.yaml: {stage}: {what}{hint}; it needs {keys}")
+            raise InputError(f"params.yaml: {stage}: {what}; it needs {keys}")
         epochs = section.epochs and (self.epochs or section.epochs)
         return section.model_copy(update={"epochs": epochs})
 
@@ -383,15 +380,10 @@ def _explain(problem: dict[str, Any], section: Any) -> str:
             elif part in section.model_fields:  # of a section, or of a section or None
                 kind = section.model_fields[part].annotation
                 section = (*get_args(kind), kind)[0]
-        return f"{name}: unknown key; {_hint(loc[-1], section.model_fields)}"
+        return f"{name}: unknown key; {hint(str(loc[-1]), section.model_fields)}"
     message = message[0].lower() + message[1:]
     if problem["type"] == "missing":
         return f"{name}: {message}; add it"
     given = problem["input"]
     # A section may hold an address with a password in it.
     return f"{name}: {message}" + ("" if isinstance(given, dict) else f", not {_quote.repr(given)}")
-
-
-def _hint(key: object, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(key), list(known), n=1)
-    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

@@ -1,1 +1,1 @@
-"""Evaluation of trained models: metrics, comparison, figures, Grad-CAM and the report."""
+"""What models are worth: metrics, calibration, chance, and their evidence."""

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from convnets.base import files
 from convnets.base.console import InputError
 from convnets.base.params import Monitor
-from convnets.data import digits, examples
-from convnets.data.examples import IMAGES
 from convnets.evaluation import calibration, chance
 from convnets.evaluation.calibration import Calibrated, Outputs
 from convnets.evaluation.metrics import METRICS, Predictions, recalls, score
+from convnets.examples import digits, examples
+from convnets.examples.examples import IMAGES, LABELS
 from convnets.models.saved import Kind
-from convnets.training.trained import HELD_OUT, Trained, best_epoch, read
+from convnets.models.trained import HELD_OUT, Trained, best_epoch, read
 
 BOOKS = ["cat", "dog"]  # the classes of the book's images
 Labels = dict[tuple[Kind, str], NDArray[np.integer[Any]]]  # by kind and split
@@ -94,8 +94,8 @@ class Results(NamedTuple):
     def validated(self) -> dict[str, str]:
         """Return the champion's scores on the validation images, and a hash of these images."""
         digest = hashlib.sha256()
-        for kind in ("npy", "csv"):
-            with (IMAGES / f"validation.{kind}").open("rb") as file:
+        for path in (IMAGES / "validation.npy", LABELS / "validation.csv"):
+            with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         best = self.calibration.loc[self.champion]
         return {
@@ -154,7 +154,7 @@ def compare(trained: dict[str, Trained], monitor: Monitor) -> Results:
     Raises:
         InputError: a model's answers are for other examples.
     """
-    tables = {split: examples.read_table(IMAGES / f"{split}.csv") for split in HELD_OUT}
+    tables = {split: examples.read_table(split) for split in HELD_OUT}
     labels = {(Kind.IMAGES, split): table["label"].to_numpy() for split, table in tables.items()}
     if any(each.record.kind is Kind.DIGITS for each in trained.values()):
         labels[Kind.DIGITS, "test"] = digits.load(digits.FILE, "test").labels

@@ -1,1 +1,1 @@
-"""Architectures, pretrained backbones, numeric precision, and models as files."""
+"""What a model is: its last layer, its file, its precision, what its training leaves."""

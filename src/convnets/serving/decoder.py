@@ -9,7 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from convnets.data import images
+from convnets.listing.kinds import ImageError
+from convnets.pictures import images
 
 SECONDS = 10  # of computing, for one picture
 
@@ -40,8 +41,8 @@ class Decoder:
         except (EOFError, OSError) as error:
             self.process.join()
             limit = f"more than {SECONDS} seconds, or too much memory"
-            raise images.ImageError(f"takes {limit}; make it smaller") from error
-        if isinstance(found, images.ImageError):
+            raise ImageError(f"takes {limit}; make it smaller") from error
+        if isinstance(found, ImageError):
             raise found
         return np.asarray(found)
 
@@ -55,7 +56,7 @@ def _decode(pipe: Connection, size: int, seconds: float) -> None:
             signal.setitimer(signal.ITIMER_PROF, seconds)  # the system ends the process then
             try:
                 found: Any = images.decode(content, size)
-            except images.ImageError as error:
+            except ImageError as error:
                 found = error
             signal.setitimer(signal.ITIMER_PROF, 0)
             pipe.send(found)

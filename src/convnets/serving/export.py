@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from convnets.base import console
 from convnets.base.console import InputError
 from convnets.base.files import atomic, write_json
-from convnets.data import examples
+from convnets.examples import examples
 from convnets.models import answers
+from convnets.models.trained import HISTORY
 from convnets.serving import predict
-from convnets.training.trained import HISTORY
 
 CHECKED = 200  # test images
 CALIBRATING = 100  # training images, from which int8 gets the range of each layer's values
@@ -140,11 +140,11 @@ def _images(
     """Return at most `count` of a split's images, evenly chosen, and their labels."""
     path = examples.IMAGES / f"{split}.npy"
     try:
-        given, known = examples.load(path, path.with_suffix(".csv")), examples.class_names()
+        given, known = examples.load(path, split), examples.class_names()
     except FileNotFoundError as error:
         raise InputError(
             f"{error.filename}: does not exist, and the export is checked with these images; run "
-            "`dvc repro subset` or `dvc pull dvc-outs/images`"
+            "`dvc repro labels`, or `dvc pull`"
         ) from error
     if given.inputs.shape[1:] != model.input_shape[1:] or known != classes:
         raise InputError(
@@ -152,7 +152,7 @@ def _images(
             "--model"
         )
     chosen = np.linspace(0, len(given.labels) - 1, min(count, len(given.labels))).astype(int)
-    return given.inputs[chosen].astype(np.float32), given.labels[chosen]
+    return given.at(chosen).astype(np.float32), given.labels[chosen]
 
 
 def _quantized(quantize: str | None, model: keras.Model, classes: list[str]) -> dict[str, Any]:

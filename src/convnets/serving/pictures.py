@@ -17,8 +17,9 @@ from mlflow.pyfunc.model import PythonModel
 from numpy.typing import NDArray
 from PIL import Image
 
-from convnets.data import images
+from convnets.listing.kinds import ImageError
 from convnets.models import answers, saved
+from convnets.pictures import images
 
 
 class Pictures(PythonModel):
@@ -62,7 +63,7 @@ class Pictures(PythonModel):
                 rgb = images.decode(picture, shape[0])
                 picture = rgb if shape[2] == 3 else np.array(Image.fromarray(rgb).convert("L"))
             pixels = np.asarray(picture, np.float32).reshape(_fitting(picture, shape))
-        except (images.ImageError, binascii.Error, ValueError, TypeError) as error:
+        except (ImageError, binascii.Error, ValueError, TypeError) as error:
             raise MlflowException(
                 f"picture {place}: {error}; send the content of an image file, as bytes or in "
                 f"base64, or pixels of shape {shape}",

@@ -20,8 +20,10 @@ from rich.cells import cell_len, set_cell_size
 from convnets.base import console
 from convnets.base.console import InputError
 from convnets.base.files import atomic, root
-from convnets.data import archive, images, layout
+from convnets.listing.kinds import ImageError
 from convnets.models import answers, saved
+from convnets.pictures import images
+from convnets.sources import archive, layout
 from convnets.tracking import store
 
 BATCH = 32
@@ -143,7 +145,7 @@ def content(file: IO[bytes]) -> bytes:
     """
     found = file.read(LARGEST + 1)
     if len(found) > LARGEST:
-        raise images.ImageError(f"larger than {LARGEST / 1e6:.0f} MB")
+        raise ImageError(f"larger than {LARGEST / 1e6:.0f} MB")
     return found
 
 
@@ -151,7 +153,7 @@ def _read(name: str) -> bytes:
     if name == "-":
         return content(sys.stdin.buffer)
     if Path(name).is_dir():
-        raise images.ImageError("no images in it")
+        raise ImageError("no images in it")
     with Path(name).open("rb") as file:
         return content(file)
 
@@ -213,7 +215,8 @@ def overlays(
         pixels: (n, h, w, 3).
         outputs: (n, classes), the images' probabilities.
     """
-    from convnets.evaluation import explain, figures  # takes a second, and few need it
+    from convnets.evaluation import explain  # takes a second, and few need it
+    from convnets.pages import figures
 
     evidence = explain.grad_cam(model, pixels, outputs.argmax(axis=1))
     return [

@@ -36,8 +36,9 @@ from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from convnets.base.console import InputError, say
-from convnets.data import images, page
+from convnets.listing.kinds import ImageError
 from convnets.models import answers
+from convnets.pages import page
 from convnets.serving import predict
 from convnets.serving.decoder import Decoder
 
@@ -145,7 +146,7 @@ class _Form(MultiPartParser):
 def answer(
     model: keras.Model,
     classes: list[str],
-    pictures: list[tuple[str, NDArray[np.uint8] | images.ImageError]],
+    pictures: list[tuple[str, NDArray[np.uint8] | ImageError]],
     evidence: bool,
 ) -> list[dict[str, Any]]:
     """Return for each picture its prediction, or the error why it cannot be read.
@@ -173,10 +174,10 @@ def answer(
     return rows
 
 
-def _decoded(decoder: Decoder, upload: UploadFile) -> NDArray[np.uint8] | images.ImageError:
+def _decoded(decoder: Decoder, upload: UploadFile) -> NDArray[np.uint8] | ImageError:
     try:
         return decoder(predict.content(upload.file))
-    except images.ImageError as error:
+    except ImageError as error:
         return error
 
 

@@ -1,6 +1,5 @@
 """Presets: each holds what differs from its base, and is written out as a whole `params.yaml`."""
 
-import difflib
 import io
 import re
 import shlex
@@ -15,7 +14,7 @@ from ruamel.yaml.error import CommentMark
 from ruamel.yaml.tokens import CommentToken
 
 from convnets.base import files, params
-from convnets.base.console import InputError, printable, say
+from convnets.base.console import InputError, hint, printable, say
 from convnets.tracking import git
 
 FOLDER, FILE = Path("presets"), Path("params.yaml")
@@ -104,14 +103,8 @@ def _path(name: str, folder: Path) -> Path:
     if name not in known:
         for each, about in known.items():
             say(f"{each:12}  {about}")
-        hint = _hint(name, known) or "name one of these, or a .yaml file"
-        raise InputError(f"preset {printable(name)}: does not exist; {hint}")
+        raise InputError(f"preset {printable(name)}: does not exist; {hint(name, known)}")
     return FOLDER / f"{name}.yaml"
-
-
-def _hint(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else ""
 
 
 def _layered(path: Path, above: tuple[Path, ...]) -> tuple[str, CommentedMap]:
@@ -168,8 +161,8 @@ def _set(text: str, settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, _ = setting.partition("=")
         if not equals or key not in known:
-            hint = _hint(key, known) if equals else "write key=value"
-            raise InputError(f"-S {printable(setting)}: no such key; {hint or 'correct it'}")
+            remedy = hint(key, known) if equals else "write key=value"
+            raise InputError(f"-S {printable(setting)}: no such key; {remedy}")
     with TemporaryDirectory() as folder:  # DVC's function wants a file, and would move comments
         path = Path(folder) / FILE
         path.write_text(text, encoding="utf-8")

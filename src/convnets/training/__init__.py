@@ -1,1 +1,1 @@
-"""From arrays to a trained model: batches, augmentation, cached features and `fit`."""
+"""From arrays to a trained model: batches and `fit`."""

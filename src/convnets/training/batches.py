@@ -1,17 +1,16 @@
 """A stream of batches from arrays. Each epoch depends only on the seed and the epoch's number."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from convnets.base.params import Augmentation
-from convnets.data import npy
-from convnets.data.examples import Examples
-from convnets.training.augmentation import augment
+from convnets.examples import npy
+from convnets.examples.examples import Examples
 
+Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 AHEAD = 2  # batches that are made ready while the model computes
 
 
@@ -20,7 +19,7 @@ def training(
     batch_size: int,
     epochs: range,
     seed: int,
-    augmentation: Augmentation | None = None,
+    augment: Augment | None = None,
 ) -> tf.data.Dataset:
     """Return the shuffled batches of consecutive epochs.
 
@@ -32,7 +31,8 @@ def training(
         batch_size: the last batch of an epoch may be smaller.
         epochs: the epochs, counted from 0. Each is independent of the epochs before it.
         seed: seed of the order and the augmentation.
-        augmentation: if given, drawn anew for each image in each epoch.
+        augment: if given, a function of the inputs and two integers, drawn anew for each image in
+            each epoch.
 
     Returns:
         Batches of ((n, …) inputs, (n,) labels), `steps(examples, batch_size)` per epoch.
@@ -43,9 +43,9 @@ def training(
             order = np.random.default_rng([seed, epoch]).permutation(len(examples.labels))
             for step, start in enumerate(range(0, len(order), batch_size)):
                 chosen = order[start : start + batch_size]
-                rows = chosen * examples.views + (chosen + epoch) % examples.views
                 stamp = np.array([seed, epoch * 2**32 + step], np.int64)
-                yield examples.inputs[rows], examples.labels[chosen], stamp
+                view = (chosen + epoch) % examples.views
+                yield examples.at(chosen, view), examples.labels[chosen], stamp
                 npy.give_back(examples.inputs)
 
     signature = (
@@ -54,11 +54,11 @@ def training(
         tf.TensorSpec((2,), tf.int64),
     )
     stream = tf.data.Dataset.from_generator(generate, output_signature=signature)
-    if augmentation is None:
+    if augment is None:
         stream = stream.map(lambda inputs, labels, _: (inputs, labels))
     else:
         stream = stream.map(
-            lambda inputs, labels, stamp: (augment(inputs, stamp, augmentation), labels),
+            lambda inputs, labels, stamp: (augment(inputs, stamp), labels),
             num_parallel_calls=AHEAD,
         )
     return stream.prefetch(AHEAD).with_options(_options())
@@ -70,7 +70,7 @@ def in_order(examples: Examples, batch_size: int) -> tf.data.Dataset:
     def generate() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         for start in range(0, len(examples.labels), batch_size):
             rows = slice(start, start + batch_size)
-            yield examples.inputs[rows], examples.labels[rows]
+            yield examples.at(rows), examples.labels[rows]
             npy.give_back(examples.inputs)
 
     signature = (

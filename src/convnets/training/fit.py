@@ -10,19 +10,18 @@ import keras
 import numpy as np
 import pandas as pd
 from keras.callbacks import Callback, LambdaCallback
-from matplotlib import pyplot as plt
 from rich.console import Console
 from sklearn.utils.class_weight import compute_class_weight
 
 from convnets.base import files
 from convnets.base.console import InputError, bar, say
-from convnets.base.params import Augmentation, Monitor, Params, Training
-from convnets.data.examples import Examples
+from convnets.base.params import Monitor, Params, Training
+from convnets.examples.examples import Examples
 from convnets.models import answers, precision
 from convnets.models.internals import needs_several_images
+from convnets.models.trained import Logits, best_epoch, by_epoch
 from convnets.tracking.run import Run
 from convnets.training import batches
-from convnets.training.trained import Logits, best_epoch, by_epoch, plot
 
 BATCH = 64  # examples that a model answers at once
 
@@ -35,7 +34,7 @@ class Task(NamedTuple):
     validation: Examples  # they choose the epoch
     how: Training  # the stage's section of the params
     class_weight: Literal["none", "balanced"] = "none"
-    augmentation: Augmentation | None = None  # of the training inputs, if they are images
+    augment: batches.Augment | None = None  # of the training inputs, if they are images
 
 
 class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
@@ -102,12 +101,12 @@ def fit(task: Task, p: Params, run: Run) -> tuple[keras.Model, pd.DataFrame]:
         task: what the model learns from, and how.
         p: the seed of the weights, the order, dropout and augmentation; the precision in training;
             and what chooses the epoch, see `best_epoch`.
-        run: receives the metrics of each epoch, and the curves.
+        run: receives the metrics of each epoch.
 
     Raises:
         InputError: the loss became NaN or infinite, or the model needs larger batches.
     """
-    build, train, validation, how, class_weight, augmentation = task
+    build, train, validation, how, class_weight, augment = task
     run.dataset(train.source, "train")
     run.dataset(validation.source, "validation")
     keras.utils.set_random_seed(p.seed)
@@ -157,7 +156,7 @@ def fit(task: Task, p: Params, run: Run) -> tuple[keras.Model, pd.DataFrame]:
             advance = stack.enter_context(shown)
             callbacks.append(LambdaCallback(on_train_batch_end=lambda batch, logs: advance()))
         model.fit(
-            batches.training(train, how.batch_size, range(done, how.epochs), p.seed, augmentation),
+            batches.training(train, how.batch_size, range(done, how.epochs), p.seed, augment),
             steps_per_epoch=steps,
             initial_epoch=done,
             epochs=how.epochs,
@@ -190,14 +189,8 @@ def answered(model: keras.Model, held_out: dict[str, list[Examples]]) -> Logits:
 
 
 def _tell(history: pd.DataFrame, best: int, run: Run) -> None:
-    """Report the best epoch on the screen and in MLflow, and log the curves."""
+    """Report the best epoch on the screen and in MLflow."""
     kept = history.to_dict("records")[best - 1]
     run.metrics({f"best_{name}": float(value) for name, value in kept.items()})
     values = "  ".join(f"{name} {kept[name]:.4f}" for name in ("val_accuracy", "val_loss"))
     say(f"the best epoch is {best} of {len(history)}  {values}")
-    for metric in ("loss", "accuracy"):
-        figure, axes = plt.subplots(layout="constrained")
-        plot(axes, history, metric, best)
-        axes.set_title(f"{run.stage}: {metric}")
-        axes.legend()
-        run.figure(figure, f"curves/{metric}.png")

@@ -1,0 +1,1 @@
+"""Random changes of images, from a seed."""

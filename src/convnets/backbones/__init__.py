@@ -1,0 +1,1 @@
+"""The pretrained backbone, whole and in two parts."""

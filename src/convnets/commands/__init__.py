@@ -1,0 +1,1 @@
+"""What `python -m convnets` answers about data and experiments."""

@@ -1,1 +1,0 @@
-"""Images and digits, from their sources to arrays with labels."""

@@ -1,0 +1,1 @@
+"""Arrays with labels, as trainings and scores read them."""

@@ -1,0 +1,1 @@
+"""Which files are pictures, which of them are used, and for what."""

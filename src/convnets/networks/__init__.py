@@ -1,0 +1,1 @@
+"""Convnets to train from scratch."""

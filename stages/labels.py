@@ -1,0 +1,29 @@
+"""Write each image's label, and the page of the images."""
+
+import json
+from pathlib import Path
+
+from convnets.base import console
+from convnets.examples import npy
+from convnets.examples.examples import IMAGES, LABELS
+from convnets.listing import labels, listing
+from convnets.pages import overview, page
+from convnets.tracking.run import recorded
+
+PAGE = Path("metrics/data.html")
+
+
+def main() -> None:
+    with recorded("labels") as run:
+        run.dataset(IMAGES, "images")
+        tables = labels.write(IMAGES, LABELS)
+        summary = json.loads(Path("metrics/subset.json").read_text(encoding="utf-8"))
+        pixels, duplicates = (npy.read(IMAGES / f"{name}.npy") for name in ("train", "duplicates"))
+        found = listing.load(listing.LISTING)
+        page.write(overview.html(found, summary, tables, pixels, duplicates), PAGE)
+        run.artifact(PAGE)
+    console.say(f"{LABELS}: {sum(map(len, tables.values())):,} labels; see {PAGE}")
+
+
+if __name__ == "__main__":
+    console.run(main)
