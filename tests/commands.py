@@ -26,10 +26,10 @@ from dvc.repo import Repo
 from convnets import __main__ as program
 from convnets.backbones import backbone
 from convnets.base import console, params
+from convnets.listing.listing import Layout
 from convnets.models.saved import Record
 from convnets.pictures import arrays
-from convnets.sources import archive, layout
-from convnets.sources.layout import Layout
+from convnets.sources import archive, layout, sources
 
 ROOT = Path(__file__).parents[1]
 with Repo(ROOT) as repo:
