@@ -34,7 +34,7 @@ class Whole(NamedTuple):
 def write(path: Path, unfinished: Path, out: Path) -> tuple[dict[str, bytes], dict[str, Any], int]:
     """The files and the summary, and the number of images that were not decoded again."""
     with redirect_stdout(io.StringIO()) as told:
-        summary = arrays.write(path, recognised(path), unfinished, out, HOW, SIZE, 0).summary
+        summary = arrays.write(path, recognised(path), unfinished, out, HOW, SIZE, 0)
     resumed = re.search(r"resuming after (\d+) of 24", told.getvalue())
     contents = {file.name: file.read_bytes() for file in out.iterdir()}
     return contents, summary, int(resumed[1]) if resumed else 0

@@ -15,12 +15,12 @@ from PIL import Image, ImageEnhance
 
 from convnets.base import params
 from convnets.base.console import InputError
-from convnets.listing import subset
+from convnets.listing import labels, listing, subset
+from convnets.listing.listing import Image as Found
 from convnets.listing.subset import SPLITS
 from convnets.pages import overview
 from convnets.pictures import arrays, duplicates
 from convnets.sources import sample
-from convnets.sources.layout import Image as Found
 from tests.commands import decoded, recognised
 from tests.test_sources import encoded, packed
 
@@ -160,8 +160,10 @@ def test_the_page_of_the_images_shows_what_is_used_and_what_is_not(tmp_path):
         target.writestr("train/cat/broken.jpg", b"no picture")
     how = params.Subset(**SOME | {"train": "rest", "max_rejected": 0.2})
     found = recognised(path)
-    written = arrays.write(path, found, tmp_path, out, how, 78, 0)
-    page = overview.html(found, written, out)
+    summary = arrays.write(path, found, tmp_path, out, how, 78, 0)
+    tables = labels.write(out, tmp_path / "labels")
+    pixels = [np.load(out / f"{name}.npy") for name in ("train", "duplicates")]
+    page = overview.html(found, summary, tables, *pixels)
     assert "16 images of 2 classes are used" in page
     assert "cover&lt;b&gt;.jpg" in page
     assert "beside the class folders" in page
@@ -169,7 +171,7 @@ def test_the_page_of_the_images_shows_what_is_used_and_what_is_not(tmp_path):
     assert "look the same, but in two classes" in page
     assert page.count("<img") == 4 + 4 + 2 * 3  # two mosaics, three pairs
     assert "http" not in page.replace("http-equiv", "")
-    reasons = overview.by_reason({"a": "too large: 3", "b": "too large: 4", "c": "an empty file"})
+    reasons = listing.by_reason({"a": "too large: 3", "b": "too large: 4", "c": "an empty file"})
     assert reasons["too large"] == {"files": 2, "examples": ["a", "b"]}
 
 

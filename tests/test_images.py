@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from convnets.listing import kinds
 from convnets.listing.kinds import ImageError
 from convnets.pictures import images
 from convnets.sources import sample
@@ -541,7 +542,7 @@ def test_a_large_picture_takes_no_more_memory_than_its_bound_allows(tmp_path, ki
     pixels = 3000 * 3000
     (tmp_path / "large").write_bytes(encoded(Image.new(mode, (3000, 3000)), kind, **options))
     code = (
-        "import re; from pathlib import Path; from convnets.data import images;"
+        "import re; from pathlib import Path; from convnets.pictures import images;"
         "content = Path('large').read_bytes();"
         "peak = lambda: int(re.search('VmHWM:(.*)kB', Path('/proc/self/status').read_text())[1]);"
         "before = peak(); images.decode(content, 180); print(peak() - before)"
@@ -555,7 +556,7 @@ def test_a_large_picture_takes_no_more_memory_than_its_bound_allows(tmp_path, ki
         check=True,
     )
     strip = 40 * images.STRIP  # the steps of one strip come on top
-    assert int(done.stdout) * 1024 < images.FORMATS[kind][2] * pixels + strip
+    assert int(done.stdout) * 1024 < images.DECODERS[kind][1] * pixels + strip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -606,7 +607,7 @@ def test_any_error_of_a_decoder_is_one_printable_line(error, monkeypatch):
     def fail(file):
         raise error("\x1b[2J one\n  two " + 1000 * "x")
 
-    monkeypatch.setitem(images.FORMATS, "JPEG", (b"", fail, 1))
+    monkeypatch.setitem(images.DECODERS, "JPEG", (fail, 1))
     with pytest.raises(ImageError) as caught:
         images.decode(b"", 8)
     assert str(caught.value).isprintable()
@@ -617,7 +618,7 @@ def test_ctrl_c_passes(monkeypatch):
     def stop(file):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(images.FORMATS, "JPEG", (b"", stop, 1))
+    monkeypatch.setitem(images.DECODERS, "JPEG", (stop, 1))
     with pytest.raises(KeyboardInterrupt):
         images.decode(b"", 8)
 
@@ -697,12 +698,12 @@ def test_a_picture_is_known_by_its_first_bytes_where_its_ending_says_nothing(kin
         asked.append(most)
         return encoded(RED, kind)[:most]
 
-    assert all(images.is_picture(name, read) for name in PLAIN.split())
+    assert all(kinds.is_picture(name, read) for name in PLAIN.split())
     assert not asked
-    assert all(images.is_picture(name, read) for name in ODD.split())
+    assert all(kinds.is_picture(name, read) for name in ODD.split())
     assert max(asked) <= 1024
     for known in ("cat.txt", "cat.csv", "cat.mp4", "cat.pdf", "cat.html"):
-        assert not images.is_picture(known, read)
+        assert not kinds.is_picture(known, read)
     assert len(asked) == len(ODD.split())
 
 
@@ -710,7 +711,7 @@ def test_what_begins_as_a_tiff_is_one_by_its_ending_or_without_any():
     """As raw photographs and slides do."""
     content = encoded(RED, "TIFF")
     names = ("cat", "cat.tif", "cat.cr2", "cat.dng", "cat.NEF", "cat.svs")
-    seen = [name for name in names if images.is_picture(name, lambda *_: content)]
+    seen = [name for name in names if kinds.is_picture(name, lambda *_: content)]
     assert seen == ["cat", "cat.tif"]
 
 
@@ -719,13 +720,13 @@ def test_what_begins_as_a_tiff_is_one_by_its_ending_or_without_any():
     [b"", b"BMW is a car, and no picture", b"P5 is a letter", b"GIF", b"II*", b"# text\n"],
 )
 def test_other_files_are_no_pictures(content):
-    assert images.kind(content) is None
-    assert not images.is_picture("cat", lambda *_: content)
+    assert kinds.kind(content) is None
+    assert not kinds.is_picture("cat", lambda *_: content)
 
 
 def test_what_cannot_be_looked_at_is_no_picture():
     def read(name, most):
         raise PermissionError(13, "Permission denied")
 
-    assert not images.is_picture("cat", read)
-    assert images.is_picture("cat.jpg", read)
+    assert not kinds.is_picture("cat", read)
+    assert kinds.is_picture("cat.jpg", read)

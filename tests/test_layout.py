@@ -18,7 +18,7 @@ from PIL import Image
 
 from convnets.base import files, params
 from convnets.base.console import InputError
-from convnets.listing import subset
+from convnets.listing import listing, subset
 from convnets.sources import archive, layout, sample, sources
 from convnets.sources.layout import Files
 from convnets.sources.splits import split_of
@@ -175,8 +175,8 @@ def test_layouts(tmp_path, case, kind):
     assert {label: labels.count(label) for label in labels} == classes
     assert not {image.member for image in found.images} & set(found.skipped)
     assert len(found.images) + len(found.skipped) == len(names.split())
-    layout.save(found, tmp_path / "images.json")
-    assert layout.load(tmp_path / "images.json") == found
+    listing.save(found, tmp_path / "images.json")
+    assert listing.load(tmp_path / "images.json") == found
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar.bz2"])
@@ -314,7 +314,7 @@ def test_given_splits_are_kept_and_a_missing_one_is_drawn_from_train():
 )
 def test_shares_and_the_rest_take_every_image_once(sizes, share, seed):
     found = [
-        layout.Image(str(place), None, f"{place}/{n}.jpg")
+        listing.Image(str(place), None, f"{place}/{n}.jpg")
         for place, size in enumerate(sizes)
         for n in range(size)
     ]

@@ -269,8 +269,8 @@ def test_the_arrays_and_the_page_of_a_class_that_a_given_split_lacks(tmp_path):
     place, out = tmp_path / "unfinished", tmp_path / "out"
     place.mkdir()
     written = arrays.write(tmp_path / "x.zip", given, place, out, how, 78, 0)
-    assert written.summary["test"] == {"cat": 2, "dog": 2, "owl": 0}
-    assert "owl (0)" in written.doubts[0]
+    assert written["test"] == {"cat": 2, "dog": 2, "owl": 0}
+    assert "owl (0)" in written["doubts"][0]
     assert "10 images of 3 classes are used" in overview.html(given, written, out)
 
 

@@ -575,7 +575,7 @@ def test_the_cached_path_in_bfloat16_agrees_with_the_model_in_float32():
 def test_two_processes_save_the_same_bytes_and_nothing_else(tmp_path, root):
     code = (
         "import sys, keras; from pathlib import Path; from tests.commands import record;"
-        "from convnets.models import architectures, precision, saved;"
+        "from convnets.models import precision, saved; from convnets.networks import architectures;"
         "keras.utils.set_random_seed(0);"
         "precision.use('mixed_bfloat16'); precision.use('float32');"
         "saved.save(architectures.plain(90, 2, 0.5), Path(sys.argv[1]), record(['cat', 'dog']))"

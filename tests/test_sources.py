@@ -177,7 +177,7 @@ def test_the_subset_is_the_books(tmp_path):
     summary = decoded(source, tmp_path / "out", some(0.0))
     train = pd.read_csv(tmp_path / "out/train.csv")
     assert list(train["file"]) == [f"train/{c}.{i}.jpg" for c in ("cat", "dog") for i in range(3)]
-    assert list(train["label"]) == [0, 0, 0, 1, 1, 1]
+    assert list(train["class"]) == 3 * ["cat"] + 3 * ["dog"]
     test = pd.read_csv(tmp_path / "out/test.csv")
     assert list(test["file"]) == ["train/cat.5.jpg", "train/dog.5.jpg"]
     pixels = np.load(tmp_path / "out/validation.npy")
@@ -236,7 +236,7 @@ def test_a_failure_leaves_the_earlier_subset(tmp_path):
     out = tmp_path / "out"
     decoded(packed(tmp_path / "a.zip", kaggle()), out, some(0.0))
     before = {file.name: file.read_bytes() for file in out.iterdir()}
-    assert len(before) == 6
+    assert len(before) == 7
     # Its train and validation images are good and different.
     bad = {f"{label}.{i}.jpg": encoded(RED) for label in ("cat", "dog") for i in range(5)}
     bad |= {f"{label}.5.jpg": b"" for label in ("cat", "dog")}
@@ -314,7 +314,7 @@ def test_digits_that_were_tampered_with_are_not_taken(tmp_path):
     )
     code = (
         "from pathlib import Path; from convnets.base import console, params;"
-        "from convnets.data import digits; how = params.Mnist(source='keras', path=None);"
+        "from convnets.examples import digits; how = params.Mnist(source='keras', path=None);"
         "console.run(lambda: digits.write(how, 0, Path('out.npz')))"
     )
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}

@@ -1,11 +1,12 @@
 """Get the images from any source as one archive."""
 
-import contextlib
 import io
 import os
 import shutil
 import sys
+from contextlib import AbstractContextManager, ExitStack, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from convnets.base import files, params
 from convnets.base.console import REMEDIES, InputError, progress, say
@@ -30,37 +31,40 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
     Raises:
         InputError: the source cannot be used.
     """
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(dir=out.parent))
+        opened = stack.enter_context(_opened(how, subset, seed, out.parent, Path(folder)))
+        found = without_rare(recognised(opened, how), subset.minimum)
+        chosen = choose(found.images, subset, seed)
+        names = [image.member for images in chosen.values() for image in images]
+        archive.pack(opened, sorted(names), out)
+    return found
+
+
+def _opened(
+    how: params.Data, subset: params.Subset, seed: int, kept: Path, folder: Path
+) -> AbstractContextManager[layout.Files]:
+    """Open the source. Downloads stay in the folder `kept`; `folder` is a temporary one."""
     match how.source:
         case "sample":
             amounts = (subset.train, subset.validation, subset.test)
             counts = [amount for amount in amounts if isinstance(amount, int)]
             if len(counts) < len(amounts):
                 raise InputError("subset: the drawn sample takes numbers, not shares or rest")
-            write_sample(out, sum(counts), seed)
-            path = out
+            path = folder / "images.zip"
+            write_sample(path, sum(counts), seed)
         case "kaggle":
-            path = download_from_kaggle(out.parent)
+            path = download_from_kaggle(kept)
         case "url" if bucket.serves(how.path):
-            path = out  # nothing is there yet: what is taken is packed
+            return bucket.opened(how.path or "", kept, how.sha256)
         case "url":
-            path, sha256 = web.download(how.path or "", out.parent, how.sha256)
+            path, sha256 = web.download(how.path or "", kept, how.sha256)
             if how.sha256 is None:
                 say(f"{path}: to get this file and no other, set data.sha256 to {sha256}")
         case _:
             path = files.given(how.path or "")
-    web.tidy(out.parent)
-    with (
-        bucket.opened(how.path or "", out.parent, how.sha256)
-        if path == out and how.source == "url"
-        else archive.opened(path)
-    ) as opened:
-        found = recognised(opened, how)
-        found = without_rare(found, subset.minimum)
-        if how.source != "sample":  # of which all is taken
-            chosen = choose(found.images, subset, seed)
-            names = [image.member for images in chosen.values() for image in images]
-            archive.pack(opened, sorted(names), out)
-    return found
+    web.tidy(kept)
+    return archive.opened(path)
 
 
 def recognised(opened: layout.Files, how: params.Data) -> Layout:
@@ -120,7 +124,7 @@ def _ask_kaggle(folder: Path) -> None:
     refused = "Kaggle refused the token; create a new one in your account's settings"
     try:
         # The client prints pages of help, and the file's signed address in an error.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()):
             from kaggle import api
             from kagglesdk.kaggle_env import get_access_token_from_env
 
