@@ -44,7 +44,6 @@ def main() -> None:
         run.metrics(
             {f"{name}.{key}": by_model[name][key] for name in by_model for key in by_model[name]}
         )
-        run.figures(figures.galleries(results, images, views))
         for name, figure in drawn.by_name().items():
             run.text(figures.svg(figure), f"{name}.svg")
         run.text(report.html(shown, run.durations()), "report.html")

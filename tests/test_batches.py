@@ -157,12 +157,9 @@ def test_every_epoch_has_every_example_once_and_k_epochs_have_every_view(count, 
 
 def test_augmented_batches_are_the_same_twice_and_differ_by_epoch():
     examples = Examples(IMAGES.astype("uint8"), np.arange(6), Path("unused"))
+    change = partial(augmentation.augment, how=BOOK)
     runs = [
-        list(
-            batches.training(
-                examples, 6, range(2), 5, partial(augmentation.augment, how=BOOK)
-            ).as_numpy_iterator()
-        )
+        list(batches.training(examples, 6, range(2), 5, change).as_numpy_iterator())
         for _ in range(2)
     ]
     for (one, labels), (two, others) in zip(*runs, strict=True):

@@ -346,7 +346,8 @@ def test_a_user_s_keras_settings_change_nothing(tmp_path):
     (tmp_path / "keras.json").write_text(json.dumps(settings | {"epsilon": 1e-3}))
     code = (
         "from convnets.base import console; console.hush()\n"
-        "import keras\nfrom convnets.models import saved\nfrom convnets.networks import architectures\nconsole.unhush()\n"
+        "import keras\nfrom convnets.models import saved\n"
+        "from convnets.networks import architectures\nconsole.unhush()\n"
         "model = architectures.plain(90, 2, 0)\n"
         "print(keras.backend.backend(), model.input_shape, model.weights[0].dtype,"
         " keras.config.epsilon())"

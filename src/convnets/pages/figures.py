@@ -22,7 +22,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 from convnets.base import files
 from convnets.evaluation import calibration
 from convnets.evaluation.metrics import Predictions
-from convnets.evaluation.scores import Results, mistakes
+from convnets.evaluation.scores import Results
 
 BLUE, RED = "#4c86c6", "#e0555a"  # legible on white and on black
 INK = "#12161c"  # an SVG replaces it with the colour of the surrounding text
@@ -94,29 +94,6 @@ def of_results(results: Results) -> Drawn:
             for name, each in results.tested.items()
         },
     )
-
-
-def galleries(
-    results: Results, images: NDArray[np.uint8], views: NDArray[np.float32]
-) -> dict[str, Figure]:
-    """Draw pictures by name: augmented views, and the champion's most confident mistakes.
-
-    Args:
-        results: the results of all models.
-        images: the test images, (n, h, w, 3).
-        views: views of one training image, (k, h, w, 3).
-    """
-    best, names = results.answers, results.best.record.classes
-    worst = mistakes(best, 15)
-    titles = [
-        f"{names[best.predicted[row]]} {best.probabilities[row].max():.0%}, "
-        f"is {names[best.labels[row]]}"
-        for row in worst
-    ]
-    return {
-        "augmentation": gallery(views, [""] * len(views), columns=3),
-        "most_confident_mistakes": gallery(images[worst], titles),
-    }
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -250,26 +227,6 @@ def reliability(before: Predictions, after: Predictions) -> Figure:
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("probability of the prediction")
     both[0].set_ylabel("share that is right")
-    return figure
-
-
-def gallery(images: NDArray[Any], titles: Sequence[str], columns: int = 5) -> Figure:
-    """Draw images in a grid, each under its title.
-
-    Args:
-        images: (n, h, w, 3), 0 to 255.
-        titles: n titles.
-        columns: images per row.
-    """
-    rows = max(1, -(-len(images) // columns))
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(2 * columns, 2.3 * rows), layout="constrained", squeeze=False
-    )
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, image, title in zip(grid.flat, images, titles, strict=False):
-        axes.imshow(np.asarray(image).clip(0, 255).astype(np.uint8))
-        axes.set_title(title, fontsize=8)
     return figure
 
 

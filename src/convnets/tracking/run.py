@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -19,9 +19,6 @@ from convnets.base import files, untrained
 from convnets.base.console import InputError, is_address, public, say
 from convnets.tracking import declared, store
 from convnets.tracking.declared import Declared
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 UNFINISHED = Path(".unfinished")
 VIEW = {  # the columns of MLflow's list of runs, under ?viewStateShareKey=runs
@@ -200,19 +197,6 @@ class Run:
         import mlflow
 
         self.attempt(lambda: mlflow.log_text(text, name))
-
-    def figure(self, figure: "Figure", name: str) -> None:
-        """Log a figure as the artifact `name`, and close it."""
-        import mlflow
-        from matplotlib import pyplot as plt
-
-        self.attempt(lambda: mlflow.log_figure(figure, name))
-        plt.close(figure)
-
-    def figures(self, figures: "dict[str, Figure]") -> None:
-        """Log figures as PNG files under their names, and close them."""
-        for name, figure in figures.items():
-            self.figure(figure, f"{name}.png")
 
     def artifact(self, path: Path) -> None:
         """Log a file or a folder.
