@@ -112,6 +112,28 @@ def test_several_seeds_are_one_setting_with_a_mean_and_a_spread():
     assert text[2].split()[-1] == "yes"
 
 
+def test_long_settings_get_short_names_and_a_legend():
+    many = {"rate": 0.1, "units": 8, "schedule": "cosine"}
+    found = rows(
+        experiment(1, {"a": 1, "b": 3}, **many),
+        experiment(1, {"a": 9, "b": 3}, **many | {"rate": 0.2, "units": 16, "schedule": "none"}),
+    )
+    legend, *others = compare.show(found, "table").split("\n\n")
+    assert legend.splitlines() == [
+        "#1  rate=0.1, schedule='cosine', units=8",
+        "#2  rate=0.2, schedule='none', units=16",
+    ]
+    assert others[0].startswith("#1\n")
+    assert "rate" not in "".join(others)
+    assert "units=16" in compare.show(found, "csv")
+
+
+def test_changed_pictures_say_which_are_the_older():
+    now, before = (experiment(1, {"a": 1}, inputs=name) for name in ("bbbbbbb", "aaaaaaa"))
+    told = list(compare.settings([now, before], print))
+    assert told == ["inputs=bbbbbbb (newest)", "inputs=aaaaaaa (older)"]
+
+
 def test_a_setting_is_named_by_the_params_that_differ():
     found = rows(
         *(experiment(seed, {"a": seed, "b": 3}, rate=0.1, units=8) for seed in (1, 2)),

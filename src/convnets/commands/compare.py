@@ -15,6 +15,7 @@ from convnets.base.console import InputError, printable, progress
 from convnets.evaluation import chance
 
 PREDICTIONS = PurePosixPath("metrics/predictions.csv")
+LONG = 30  # characters of a setting, which is told by a number above that
 Tell = Callable[[str], None]
 Deps = list[tuple[Any, list[Any]]]  # each with the outs in it: none if it is code
 
@@ -48,6 +49,7 @@ def read(revisions: list[str], tell: Tell) -> list[Experiment]:
 
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # and no bars
     found: list[tuple[float, Experiment]] = []
+    outs: dict[str, set[str]] = {}  # which an earlier version of the project keeps elsewhere
     try:
         with Repo() as repo:
             named = {revision: revision for revision in revisions}
@@ -61,6 +63,7 @@ def read(revisions: list[str], tell: Tell) -> list[Experiment]:
                 with repo.switch(named[name]):
                     try:
                         found.append((time, _read(repo, name)))
+                        outs[name] = {out.def_path for out in repo.index.outs}
                     except InputError as error:
                         tell(f"{error}; skipped")
     except DvcException as error:
@@ -73,6 +76,9 @@ def read(revisions: list[str], tell: Tell) -> list[Experiment]:
             f"{PREDICTIONS}: found nowhere; run `dvc repro`, or `dvc pull` what others ran"
         )
     found.sort(key=lambda each: -each[0])
+    newest = found[0][1].name
+    if others := [name for name in outs if outs[name] != outs[newest]]:
+        tell(f"{', '.join(others)}: of another layout of the project than {newest}")
     return [experiment for _, experiment in found]
 
 
@@ -213,8 +219,14 @@ def settings(found: list[Experiment], tell: Tell) -> dict[str, Setting]:
     given = [params for params, _ in groups]
     keys = sorted({key for params in given for key in params})
     differing = [key for key in keys if any(p.get(key) != given[0].get(key) for p in given)]
+
+    def told(key: str, value: Any) -> str:
+        if key not in ("code", "inputs"):  # of which a hash says nothing
+            return f"{key}={value!r}"
+        return f"{key}={value} ({'newest' if value == given[0][key] else 'older'})"
+
     return {
-        ", ".join(f"{key}={params.get(key)!r}" for key in differing): group
+        ", ".join(told(key, params.get(key)) for key in differing): group
         for params, group in groups
     }
 
@@ -270,6 +282,12 @@ def show(rows: pd.DataFrame, form: str) -> str:
     accuracies = rows[rows["kind"] == "accuracy"]
     several = [side for side in ("setting", "data") if accuracies[side].nunique() > 1]
     parts = []
+    known = accuracies["setting"].unique()
+    if max(map(len, known)) > LONG:
+        short = {name: f"#{place}" for place, name in enumerate(known, 1)}
+        parts.append("\n".join(f"{short[name]}  {printable(name)}" for name in known))
+        rows = rows.replace(dict.fromkeys(("setting", "model", "against"), short))
+        accuracies = rows[rows["kind"] == "accuracy"]
     for names, group in accuracies.groupby(["setting", "data"], sort=False):
         pairs = rows[(rows["kind"] == "models") & (rows[["setting", "data"]] == names).all(axis=1)]
         heading = ": ".join(printable(str(group[side].iloc[0])) for side in several)
@@ -292,7 +310,7 @@ def show(rows: pd.DataFrame, form: str) -> str:
         "Of 20 pairs that do not differ, one is below by luck."
     )
     if rows[rows["kind"] != "accuracy"]["p"].isna().any():
-        parts.append("Without p: the two have other test images.")
+        parts.append("No p-value: the two were scored on different test images.")
     return "\n\n".join(parts)
 
 
