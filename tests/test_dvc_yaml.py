@@ -17,10 +17,6 @@ def code(stage: str) -> list[str]:
     return [dep for dep in deps if dep.startswith(("src/", "stages/"))]
 
 
-def test_it_is_short():
-    assert len(TEXT.splitlines()) <= 260
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_code_is_declared_as_the_stage_s_script_and_rooms(stage):
     script, *rooms = code(stage)
