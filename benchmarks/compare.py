@@ -256,7 +256,7 @@ def write(table: pd.DataFrame, folder: Path, note: str) -> str:
             for peak, own in zip(medians["peak"][side], medians["anonymous"][side], strict=True)
         ]
     shown.insert(0, "times as fast", (rate["ours"] / rate["book"]).map("{:.1f}".format))
-    shown["ours: s before the first step"] = medians["before"]["ours"].map("{:.1f}".format)
+    shown = shown.drop(index=list(PREPARING))
     first = table.groupby("side")[["numbers", "matrix_peak"]].first()
     for side, numbers, peak in first.itertuples(name=None):
         note += f" Peak of {side}: a matrix product in {numbers}, {peak / 1e9:,.0f} GFLOP/s."

@@ -54,10 +54,6 @@ def test_the_accuracies_over_seeds_are_those_that_were_measured(page):
         assert (abs(measured - [float(each) for each in both]) <= half).all(axis=1).any(), both
 
 
-def test_the_readme_is_short():
-    assert len(ENGLISH.splitlines()) <= 160
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
