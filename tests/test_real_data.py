@@ -13,7 +13,7 @@ from convnets.models.answers import by_class
 from convnets.training import batches, trained
 from tests.commands import Clone, backbone_of, executed
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.slow("real data")]
 
 
 def test_full_size_photographs_decode(shared):

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from tests.clusters import nodes
-from tests.commands import TOKEN, Clone, command, holding, some_slow
+from tests.commands import TOKEN, Clone, command, holding
 
-pytestmark = pytest.mark.pipeline
+pytestmark = pytest.mark.slow
 
 # What must be the same, and the line after which a stage is well under way.
 STAGES = {
@@ -87,10 +87,10 @@ def unfinished(clone: Clone, stage: str) -> list[Path]:
     return list((clone.folder / ".unfinished" / stage).glob("*/*"))
 
 
-LIKE_ANOTHER = ("extract_features", "train_augmented_head")  # extract_views and fine_tune
-
-
-@pytest.mark.parametrize("stage", some_slow(STAGES, LIKE_ANOTHER))
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(name, marks=pytest.mark.slow(STAGES[name][1].strip())) for name in STAGES],
+)
 def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
     outs, mark = STAGES[stage]
     whole = clone.run(*command(stage))
