@@ -1,5 +1,6 @@
 """Shared fixtures: the project's root, and the real data if available."""
 
+import math
 import os
 import random
 import shutil
@@ -20,11 +21,35 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes minutes, so that no process is left alone with it at the end."""
-    items.sort(
-        key=lambda item: not {"pipeline", "real_data"} & {m.name for m in item.iter_markers()}
-    )
+# What takes longest, in this order: both processes of `make test` are at work to its end.
+LONG = ("test_pipeline.py", "test_models.py", "test_tracking.py")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--turn", type=int, help="of the slow tests, run those of this turn alone")
+
+
+def part(item: pytest.Item) -> str | None:
+    """The part of the slow tests that has a test: what its marker names, or else its file."""
+    marker = item.get_closest_marker("slow")
+    return (marker.args or (item.path.name,))[0] if marker else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose the turn, and put what is long first.
+
+    A turn is two parts, one for each of two processes: `--dist loadfile` gives a process a file.
+    The turns begin anew after the last.
+    """
+    turn = config.getoption("turn")
+    if turn is not None:
+        parts = sorted(filter(None, {part(item) for item in items}))
+        count = math.ceil(len(parts) / 2)
+        chosen = parts[turn % count :: count]
+        config.hook.pytest_deselected(items=[item for item in items if part(item) not in chosen])
+        items[:] = [item for item in items if part(item) in chosen]
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(autouse=True)
@@ -59,19 +84,6 @@ def module_path(tmp_path_factory):
 def empty_clone(module_path) -> Clone:
     """A fresh clone of the last commit."""
     return Clone.of_commit(module_path / "convnets")
-
-
-@pytest.fixture(scope="session")
-def locks(tmp_path_factory) -> Path:
-    """A folder for the `dvc.lock` of each clone after its first `dvc repro`.
-
-    All processes of pytest-xdist share it.
-    """
-    folder: Path = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    (folder / "locks").mkdir(exist_ok=True)
-    return folder / "locks"
 
 
 @pytest.fixture

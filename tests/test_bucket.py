@@ -157,7 +157,7 @@ def test_without_rights_or_a_network_the_known_stamp_stays(s3, tmp_path, monkeyp
         bucket.stamp(ADDRESS)
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow("downloads")
 def test_dvc_keeps_what_it_makes_of_a_bucket_in_another(s3, empty_clone: Clone, tmp_path):
     """DVC's remote is on S3, and MLflow's server keeps the artifacts there."""
     pytest.importorskip("dvc_s3")

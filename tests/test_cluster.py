@@ -19,6 +19,8 @@ from convnets.listing.kinds import ImageError
 from tests.clusters import nodes
 from tests.commands import ROOT, free_port
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def three():

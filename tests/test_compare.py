@@ -247,7 +247,7 @@ def tiny(tmp_path):
     return tiny
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_experiments_of_dvc_are_gathered(tiny, tmp_path):
     for seed in (1, 2, 3):
         tiny.run("dvc", "exp", "run", "-q", "--temp", "-n", f"seed-{seed}", "-S", f"seed={seed}")
@@ -286,7 +286,7 @@ def test_experiments_of_dvc_are_gathered(tiny, tmp_path):
     assert err[1] == "queued in DVC's queue: 1, skipped; see `dvc queue status`"
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_what_is_not_one_setting_is_told_apart(tiny):
     """Other code, and other files outside; a param that is null is one that is absent."""
     (tiny.folder / "stage.py").write_text(STAGE.replace('["seed"]', '["seed"] + 7'))
@@ -303,7 +303,7 @@ def test_what_is_not_one_setting_is_told_apart(tiny):
     assert tiny.compare("HEAD", "null") == tiny.compare("HEAD")
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_what_is_out_of_step_is_skipped_and_told(tiny):
     for path, content, told in (
         ("metrics/predictions.csv", "", "is not that of dvc.lock; try `dvc checkout`"),

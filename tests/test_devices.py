@@ -12,7 +12,7 @@ import yaml
 from convnets.models.trained import MODEL, read
 from tests.commands import Clone, command
 
-pytestmark = pytest.mark.pipeline
+pytestmark = pytest.mark.slow
 
 SPLIT = """
 import runpy, sys

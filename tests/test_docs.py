@@ -28,17 +28,25 @@ from tests.commands import (
     holding,
     postgresql,
     serving,
-    some_slow,
 )
 from tests.test_kaggle import SECRET, Kaggle, handler
-from tests.test_pipeline import reproduced
-from tests.test_sweep import mlflow_server, nodes
+from tests.test_pipeline import FEW, few, make_quick, reproduced
+from tests.test_sweep import IDENTITY, mlflow_server, nodes
 
 PAGES = [
     "README.md",
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
     "CONTRIBUTING.md",
 ]
+OWN_DATA = "docs/own-data.md"
+# The parts of the slow tests: what takes as long as all others together is one.
+PARTS = {
+    "docs/resume.md": "use",
+    "docs/scale.md": "scale",
+    "docs/shared.md": "shared",
+    "docs/sweep.md": "sweep",
+    "docs/use.md": "use",
+}
 RUN = ("", "bash")  # the blocks that are run, by the word after the fence
 SHOWN = ("json", "text", "yaml")
 CLASSES = ["chat", "chien", "rien à voir"]
@@ -219,8 +227,6 @@ killed_amid_epochs() {
 set -x
 """
 
-pytestmark = pytest.mark.pipeline
-
 
 def blocks(page: str) -> list[tuple[str, str]]:
     """The fenced blocks of a page: the word after the fence, and the content."""
@@ -289,9 +295,7 @@ class User:
         return environment
 
     def follow(self, page: str, **variables: str) -> None:
-        """Run a page's commands from the state of the last commit."""
-        for command in (["git", "checkout", "-q", "."], ["dvc", "checkout", "-q"]):
-            self.clone.run(*command)
+        """Run a page's commands."""
         log = self.home / "page.log"
         with (
             log.open("wb") as out,
@@ -316,10 +320,8 @@ class User:
         assert "Traceback" not in self.output
 
 
-@pytest.fixture(scope="module")
-def user(module_path, locks) -> User:
-    """A user with the files that the pages mention, and a committed quick `dvc repro`."""
-    home = module_path
+def with_files(home: Path) -> User:
+    """A user with the files that the pages mention."""
     identity = "[user]\nname = user\nemail = user@localhost\n[init]\ndefaultBranch = main\n"
     (home / ".gitconfig").write_text(identity)
     user = User(home)
@@ -336,7 +338,14 @@ def user(module_path, locks) -> User:
     (user.clone.folder / "folder").mkdir()
     for file in ("cat.jpg", "folder/1.png"):
         sample.draw("cat", 1, 0).save(user.clone.folder / file)
-    reproduced(user.clone, locks)
+    return user
+
+
+@pytest.fixture(scope="module")
+def user(module_path) -> User:
+    """A user with a committed quick `dvc repro`."""
+    user, home = with_files(module_path), module_path
+    reproduced(user.clone, **few(*FEW))
     user.clone.run("git", "-c", f"include.path={home}/.gitconfig", "commit", "-qam", "results")
     return user
 
@@ -490,7 +499,6 @@ SERVERS = {
 }
 CHECKS = {
     "docs/kaggle.md": check_kaggle,
-    "docs/own-data.md": check_own_data,
     "docs/resume.md": check_resume,
     "docs/scale.md": check_scale,
     "docs/shared.md": check_shared,
@@ -504,8 +512,17 @@ def test_each_stand_in_stands_for_a_command():
         assert set(stand_ins) <= set(lines)
 
 
-@pytest.mark.parametrize("page", some_slow(PAGES, ["docs/scale.md"]))  # as test_sweep.py
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow(PARTS.get(page, "others")))
+        for page in PAGES
+        if page != OWN_DATA
+    ],
+)
 def test_commands(page, user):
+    for command in (["git", "checkout", "-q", "."], ["dvc", "checkout", "-q"]):
+        user.clone.run(*command)
     if page in SERVERS:
         with SERVERS[page](user) as variables:
             user.follow(page, **variables)
@@ -513,3 +530,12 @@ def test_commands(page, user):
         user.follow(page)
     if page in CHECKS:
         CHECKS[page](user)
+
+
+@pytest.mark.slow("own data")
+def test_all_is_trained_on_own_data(tmp_path):
+    user = with_files(tmp_path)
+    make_quick(user.clone)
+    user.clone.run("git", *IDENTITY, "commit", "-qam", "tiny")
+    user.follow(OWN_DATA)
+    check_own_data(user)

@@ -269,6 +269,7 @@ def test_what_parentheses_find_names_the_group():
     assert subset.group_of(image, None) is None
 
 
+@pytest.mark.slow("real data")
 @pytest.mark.real_data
 def test_the_book_s_subset_has_two_pairs(shared, tmp_path):
     how = params.Subset(train=1000, validation=500, test=1000, max_rejected=0)

@@ -20,7 +20,7 @@ from convnets.heads import cached
 from convnets.models import answers, saved
 from convnets.networks import architectures
 from convnets.serving import export as exporting
-from tests.commands import ROOT, backbone_of, record, said
+from tests.commands import ROOT, backbone_of, record, said, some_slow
 from tests.test_disks import mount
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
@@ -136,8 +136,8 @@ def about(path: Path) -> dict[str, object]:
     return json.loads((path / "assets.extra/model.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", some_slow(KINDS, ["float16", "saved_model"]))
+@pytest.mark.parametrize("name", some_slow(MODELS, ["two"]))
 def test_an_export_answers_as_the_model_and_the_table_says_how_nearly(
     projects, name, kind, capsys, monkeypatch
 ):
@@ -287,6 +287,7 @@ def run(folder: Path, *arguments: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_the_screen_shows_the_export_and_the_table_only(projects):
     for arguments, _, _ in (KINDS["onnx"], KINDS["int8"]):
         out, error = run(projects["two"], *arguments.split())
@@ -294,7 +295,7 @@ def test_the_screen_shows_the_export_and_the_table_only(projects):
         assert error == ""
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_a_real_backbone(tmp_path):
     frozen = backbone_of("VGG16", 48)
     features = keras.Input(frozen.output_shape[1:])

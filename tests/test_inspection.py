@@ -1,12 +1,10 @@
 """`python -m convnets inspect`: what would be used, before anything is changed."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from dvc.utils.hydra import apply_overrides
 from convnets.base import params
 from convnets.commands import inspection
 from convnets.sources import sample
-from tests.commands import ROOT
+from tests.commands import ROOT, said
 
 ODD = [
     *("2024", "my photos", "a,b", "(x)", "k=v", "#1", "it's", 'say "hi"', "고양이"),
@@ -38,22 +36,21 @@ def photos(tmp_path) -> Path:
     return tmp_path / "photos"
 
 
-def run(*arguments: str, status: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "convnets", "inspect", *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout if status == 0 else done.stderr
+@pytest.fixture
+def run(capsys, monkeypatch) -> Callable[..., str]:
+    def run(*arguments: str, status: int = 0) -> str:
+        ended, out, error = said(capsys, monkeypatch, "inspect", *arguments)
+        assert ended == status, error
+        return out if status == 0 else error
+
+    return run
 
 
 def state(folder: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_what_is_there_is_told_and_nothing_changes(photos):
+def test_what_is_there_is_told_and_nothing_changes(photos, run):
     before = state(photos.parent)
     text = run(str(photos))
     assert "19 images of 2 classes (layout: classes)" in text
@@ -94,7 +91,7 @@ def test_dvc_takes_the_command_as_it_is(photos, name):
     assert (p.data.source, p.subset.train, p.subset.test) == ("folder", "rest", 0.15)
 
 
-def test_what_cannot_be_used_is_one_line_and_exit_status_1(tmp_path):
+def test_what_cannot_be_used_is_one_line_and_exit_status_1(tmp_path, run):
     assert "no such file" in run(str(tmp_path / "none"), status=1)
     (tmp_path / "empty").mkdir()
     assert "empty: no images found" in run(str(tmp_path / "empty"), status=1)
@@ -105,6 +102,7 @@ def test_what_cannot_be_used_is_one_line_and_exit_status_1(tmp_path):
     assert line.count("\n") == 1
 
 
+@pytest.mark.slow("real data")
 @pytest.mark.real_data
 def test_kaggle_s_archive(shared):
     seen = inspection.inspect(str(shared / "dogs-vs-cats.zip"))

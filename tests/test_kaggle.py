@@ -243,7 +243,7 @@ def test_a_truncated_archive_is_thrown_away(client, tmp_path):
         assert archive.testzip() is None
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow("downloads")
 def test_a_killed_stage_goes_on_and_no_secret_is_left(kaggle, empty_clone: Clone, tmp_path):
     path = empty_clone.folder / "params.yaml"
     path.write_text(re.sub(r"source: sample", "source: kaggle", path.read_text()))

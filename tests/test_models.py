@@ -398,7 +398,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", some_slow(FAMILIES, ["DenseNet121"]))
+@pytest.mark.parametrize("name", some_slow(FAMILIES, [*FAMILIES][1:]))
 def test_any_backbone_is_cut_and_put_together_and_loads_elsewhere(tmp_path, name):
     """The cached path equals the model's, and a fresh process needs only Keras to load it."""
     lower, upper = backbone.split(backbone_of(name, 96), FAMILIES[name])
@@ -572,6 +572,7 @@ def test_the_cached_path_in_bfloat16_agrees_with_the_model_in_float32():
     assert np.abs(slow - quick).max() < 0.03 * np.abs(slow).max()
 
 
+@pytest.mark.slow
 def test_two_processes_save_the_same_bytes_and_nothing_else(tmp_path, root):
     code = (
         "import sys, keras; from pathlib import Path; from tests.commands import record;"
@@ -593,6 +594,7 @@ def test_two_processes_save_the_same_bytes_and_nothing_else(tmp_path, root):
     )
 
 
+@pytest.mark.slow
 def test_another_backend_of_the_user_changes_nothing(tmp_path):
     """Neither in a stage nor in `predict`."""
     saved.save(architectures.plain(78, 2, 0), tmp_path / "a.keras", record(["cat", "dog"]))

@@ -56,7 +56,7 @@ def test_outs_stand_where_nobody_keeps_photographs():
         assert place.parts[0] in ("dvc-outs", "metrics") or place == Path("models/champion.keras")
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow("ways")
 def test_the_users_files_outlive_every_way_to_run(clone):
     assert kept(clone)  # of `dvc repro`
     clone.run("dvc", "exp", "run", "-S", "seed=1", *TARGETS)
@@ -71,7 +71,7 @@ def test_the_users_files_outlive_every_way_to_run(clone):
     assert kept(clone)
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a file", "a folder"])
 def test_a_file_at_an_outs_place_stops_the_run(clone, kind, monkeypatch):
     """All places at once would show only the first; so each in turn, by the check itself."""
@@ -94,7 +94,7 @@ def test_a_file_at_an_outs_place_stops_the_run(clone, kind, monkeypatch):
     assert "rm -r" not in outs.check()
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_dvc_repro_ends_before_it_removes_anything(clone):
     mine = clone.folder / "dvc-outs/images/mine.jpg"
     mine.write_text("mine")
@@ -105,7 +105,7 @@ def test_dvc_repro_ends_before_it_removes_anything(clone):
     clone.run("dvc", "queue", "remove", "--all")
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_what_the_pipeline_made_is_known_in_every_state(clone, monkeypatch):
     """By the journal; by dvc.lock; by DVC's cache alone; and by git."""
     monkeypatch.chdir(clone.folder)
@@ -124,7 +124,7 @@ def test_what_the_pipeline_made_is_known_in_every_state(clone, monkeypatch):
     cache.rename(".dvc/cache")
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_what_an_update_leaves_is_told_and_kept(clone):
     shutil.rmtree(clone.folder / "data")
     shutil.copytree(clone.folder / "dvc-outs/images", clone.folder / "data/images")
@@ -138,7 +138,7 @@ def test_what_an_update_leaves_is_told_and_kept(clone):
     put(clone)
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_a_killed_stage_leaves_nothing_that_stops_the_next_run(clone):
     """Its outs are there, but neither dvc.lock nor DVC's cache has heard of them."""
     path = clone.folder / "params.yaml"
@@ -150,7 +150,7 @@ def test_a_killed_stage_leaves_nothing_that_stops_the_next_run(clone):
     clone.run("dvc", "checkout", "-q", "--force", "download")
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_make_clean_removes_what_the_pipeline_made(clone, module_path):
     copy = Clone(module_path / "copy")
     shutil.copytree(clone.folder, copy.folder, symlinks=True)
@@ -184,7 +184,7 @@ def test_inspect_refuses_a_link_to_an_out(tmp_path, capsys, monkeypatch):
     assert said(capsys, monkeypatch, "inspect", str(tmp_path / "photos"))[0] == 1
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_the_params_may_not_name_an_out(clone, monkeypatch):
     make_quick(clone, data={"source": "folder", "path": "dvc-outs/images"})
     output = clone.run("dvc", "repro", "subset", status=255)
@@ -206,11 +206,9 @@ def test_the_params_may_not_name_an_out(clone, monkeypatch):
     clone.run("git", "checkout", "-q", "params.yaml")
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "kill",
-    [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.slow) for s in (15, 1))],
-    ids=["SIGKILL", "SIGTERM", "SIGHUP"],
+    "kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda kill: kill.name
 )
 def test_the_branch_of_an_interrupted_experiment_is_told(tmp_path, kill):
     """DVC takes git off the branch, and a killed one does not put it back."""

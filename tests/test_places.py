@@ -19,7 +19,7 @@ from convnets.base.console import InputError
 from convnets.models import internals, precision, saved
 from convnets.sources import inputs
 from convnets.tracking import store, sync
-from tests.commands import ROOT, Clone
+from tests.commands import ROOT, Clone, some_slow
 from tests.test_pipeline import make_quick
 
 ODD = ["with space", "#1 & 100% 50%25 a?b=c;d+e", 'it\'s "quoted" $HOME', "[x]{y}*\\z", "고양이"]
@@ -64,7 +64,7 @@ def noted(folder: Path) -> list[str]:
     return sorted(path.read_text() for path in folder.rglob("note.txt"))
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", some_slow(ODD, ODD[2:]))
 def test_a_project_path_may_have_any_character(tmp_path, name):
     here = tmp_path / name
     here.mkdir()
@@ -74,6 +74,7 @@ def test_a_project_path_may_have_any_character(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["moved", "copied"])
 def test_a_project_that_was_moved_or_copied_has_its_own_artifacts(tmp_path, way):
     old, new = tmp_path / "old", tmp_path / "a new place"
@@ -116,6 +117,7 @@ def test_the_experiment_s_name_is_heeded(tmp_path):
     assert client.get_experiment(experiment).name == name
 
 
+@pytest.mark.slow
 def test_a_notebook_s_run_is_left_alone(tmp_path):
     """Jupyter, Colab and MLflow's own jobs set these for all programs that they start."""
     first, _ = python(tmp_path, RECORD, "first").split()
@@ -196,7 +198,7 @@ def test_a_file_moves_to_another_disk(tmp_path, disk):
     assert not (tmp_path / "x.npy").exists()
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow("disk")
 def test_outs_on_another_disk_beside_files_of_the_system(tmp_path, disk):
     clone = Clone.of_commit(tmp_path / "convnets")
     make_quick(clone)
@@ -248,7 +250,7 @@ def test_stamps_notice_each_change_and_forgive_a_file_that_is_elsewhere(tmp_path
     assert json.loads(out.read_text()) == {}
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_a_changed_file_is_noticed_and_not_answered_from_the_run_cache(empty_clone: Clone):
     """A relative path, too, in a temporary directory of DVC's."""
     folder, rng = empty_clone.folder, np.random.default_rng(0)
@@ -278,7 +280,7 @@ def test_a_changed_file_is_noticed_and_not_answered_from_the_run_cache(empty_clo
     assert "dvc-outs/mnist.npz: 20 test images" in output
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow("disk")
 @pytest.mark.parametrize("name", ODD[1:3])
 def test_a_stage_runs_in_a_project_with_an_odd_path(tmp_path, name):
     clone = Clone.of_commit(tmp_path / name / "convnets")
@@ -294,7 +296,7 @@ def test_a_stage_runs_in_a_project_with_an_odd_path(tmp_path, name):
     assert found == "1"
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_outs_may_be_links_into_the_cache(tmp_path):
     clone = Clone.of_commit(tmp_path / "first")
     clone.run("dvc", "config", "cache.type", "symlink")

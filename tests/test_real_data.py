@@ -16,7 +16,7 @@ from convnets.sources import archive, layout
 from convnets.training import batches
 from tests.commands import Clone, backbone_of, executed
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.slow("real data")]
 
 
 def test_full_size_photographs_decode(shared):

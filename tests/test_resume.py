@@ -5,15 +5,17 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.clusters import nodes
-from tests.commands import TOKEN, Clone, command, holding, some_slow
+from tests.commands import TOKEN, Clone, command, holding
 
-pytestmark = pytest.mark.pipeline
+pytestmark = pytest.mark.slow
 
 # What must be the same, and the line after which a stage is well under way.
 STAGES = {
@@ -71,14 +73,24 @@ def start(clone: Clone, stage: str) -> "subprocess.Popen[str]":
     )
 
 
+@contextmanager
+def epochs(clone: Clone, count: int) -> Iterator[None]:
+    """Each training has so many epochs for a while."""
+    path = clone.folder / "params.yaml"
+    before = path.read_text()
+    path.write_text(yaml.safe_dump(yaml.safe_load(before) | {"epochs": count}))
+    yield
+    path.write_text(before)
+
+
 def unfinished(clone: Clone, stage: str) -> list[Path]:
     return list((clone.folder / ".unfinished" / stage).glob("*/*"))
 
 
-LIKE_ANOTHER = ("extract_features", "train_augmented_head")  # extract_views and fine_tune
-
-
-@pytest.mark.parametrize("stage", some_slow(STAGES, LIKE_ANOTHER))
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(name, marks=pytest.mark.slow(STAGES[name][1].strip())) for name in STAGES],
+)
 def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
     outs, mark = STAGES[stage]
     whole = clone.run(*command(stage))
@@ -150,13 +162,11 @@ def test_a_kill_amid_the_writing_of_a_checkpoint_is_survived(clone):
 
 
 def test_a_polite_stop_says_so_and_marks_the_run(clone):
-    path = clone.folder / "params.yaml"
-    # Enough epochs to stop before the last, even on a busy machine.
-    path.write_text(path.read_text().replace(f"epochs: {EPOCHS}", "epochs: 300"))
-    process = start(clone, "train_scratch")
-    next(line for line in process.stdout if line.startswith("epoch"))
-    process.send_signal(signal.SIGINT)
-    output = process.stdout.read()
+    with epochs(clone, 300):  # enough to stop before the last, even on a busy machine
+        process = start(clone, "train_scratch")
+        next(line for line in process.stdout if line.startswith("epoch"))
+        process.send_signal(signal.SIGINT)
+        output = process.stdout.read()
     assert process.wait() == 130
     assert "stopped; run it again to resume" in output
     assert "Traceback" not in output
@@ -166,9 +176,9 @@ def test_a_polite_stop_says_so_and_marks_the_run(clone):
     assert not holding(TOKEN, clone.folder)
 
     # With other params, the unfinished state is useless and is removed.
-    path.write_text(path.read_text().replace("epochs: 300", "epochs: 1"))
     terminal = ("env", "TTY_COMPATIBLE=1")  # for rich
-    output = clone.run(*terminal, *command("train_scratch"))
+    with epochs(clone, 1):
+        output = clone.run(*terminal, *command("train_scratch"))
     assert "resuming" not in output
     assert "train_scratch ━" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output)
     assert "0:00:0" in output  # the time left
@@ -177,25 +187,13 @@ def test_a_polite_stop_says_so_and_marks_the_run(clone):
 
 def test_a_stage_that_outlived_its_dvc_keeps_its_folder(clone):
     """`kill -9` of `dvc` alone leaves the stage at work: the next one says so, and ends."""
-    params = clone.folder / "params.yaml"
-    before = params.read_text()
-    params.write_text(before.replace(f"epochs: {EPOCHS}\n", "epochs: 10000\n", 1))
-    first = subprocess.Popen(
-        command("train_augmented"),
-        cwd=clone.folder,
-        env=clone.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert first.stdout is not None
-    while "epoch 1" not in (line := first.stdout.readline()):
-        assert line, first.wait()
-    output = clone.run(*command("train_augmented"), status=1)
+    with epochs(clone, 10_000):
+        first = start(clone, "train_augmented")
+        assert next((line for line in first.stdout if line.startswith("epoch")), None)
+        output = clone.run(*command("train_augmented"), status=1)
     assert f"process {first.pid} is still at work on it" in output
     assert f"kill {first.pid}" in output
     assert "Traceback" not in output
     first.terminate()
     rest = first.communicate()[0]
     assert "stopped; run it again to resume" in rest
-    params.write_text(before)

@@ -295,6 +295,7 @@ def test_a_busy_server_says_so_and_recovers(address):
         assert time.monotonic() < until
 
 
+@pytest.mark.slow
 def test_a_request_that_does_not_arrive_is_given_up(address):
     with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
         began = time.monotonic()
@@ -331,6 +332,7 @@ def test_it_answers_while_the_model_works(address):
     assert answers[0].status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_stops_after_its_requests(model, number):
     with started(model) as (process, address):
@@ -374,6 +376,7 @@ def test_a_host_that_cannot_be_is_an_error(options, why, monkeypatch, capsys):
     assert (status, why in line) == (1, True), line
 
 
+@pytest.mark.slow
 def test_a_container_and_a_proxy(model):
     options = ("--host", "0.0.0.0", "--allow-host", "hub.example")
     with started(model, *options) as (process, address):
@@ -390,6 +393,7 @@ def test_a_container_and_a_proxy(model):
     assert ("hub.example" in first, "0.0.0.0" in second) == (True, True)
 
 
+@pytest.mark.slow
 def test_too_few_descriptors_are_one_line(model):
     with started(model, limit="ulimit -n 40") as (process, address), ExitStack() as clients:
         place = ("127.0.0.1", int(address.rpartition(":")[2]))
@@ -400,6 +404,7 @@ def test_too_few_descriptors_are_one_line(model):
         no_room(process, address, 503)
 
 
+@pytest.mark.slow
 def test_a_full_temporary_folder_is_one_line(model):
     with started(model, limit="ulimit -f 1000") as (process, address):
         no_room(process, address, 507)
@@ -447,7 +452,7 @@ def test_it_ends_whatever_its_clients_do(model):
         assert psutil.wait_procs(children, 10)[1] == []
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow
 def test_500_requests_16_at_a_time_are_all_answered(address):
     contents = [picture(number) for number in range(8)]
     alone = [post(address, content).json()[0]["probabilities"] for content in contents]

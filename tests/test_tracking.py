@@ -221,6 +221,7 @@ def test_a_model_and_its_training_get_the_scores_of_evaluate(
     assert "test_accuracy" not in other.data.metrics
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_amid_a_run(project, server, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
 
@@ -289,6 +290,7 @@ def test_batches_of_one_image_are_no_batches_to_normalise(project):
         fitted(run, lambda: keras.Sequential(normalising), one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["nothing_listens", "answers_500"])
 def test_a_server_that_fails_from_the_start(project, server, request, failing, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue(failing))
@@ -360,6 +362,7 @@ def test_where_nothing_can_be_recorded_the_stage_goes_on(project, hangs, monkeyp
     assert "convnets sync" not in output
 
 
+@pytest.mark.slow
 def test_stages_that_start_at_once_share_a_fresh_store(project):
     """No process corrupts the new database, and none waits until it gives up."""
     code = (

@@ -71,8 +71,11 @@ def test_what_no_stage_makes_is_told_with_the_command_that_removes_it(tmp_path):
         scores.load(tmp_path, made)
 
 
-def test_without_a_model_of_the_images_there_is_no_champion(tmp_path):
-    leave(tmp_path / "train_digits", kind="digits")
+@pytest.mark.parametrize("digits", [True, False])
+def test_without_a_model_of_the_images_there_is_no_champion(tmp_path, digits):
+    if digits:
+        leave(tmp_path / "train_digits", kind="digits")
+    (tmp_path / "train_a").mkdir()  # not trained
     made = frozenset(str(tmp_path / name) for name in ("train_digits", "train_a"))
     with pytest.raises(InputError, match="no model of the images is trained"):
         scores.load(tmp_path, made)

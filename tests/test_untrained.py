@@ -9,8 +9,6 @@ import pytest
 import yaml
 
 from convnets.base import params, untrained
-from convnets.base.console import InputError
-from convnets.evaluation import scores
 from convnets.tracking import presets
 from tests.commands import COMMANDS, ROOT, TRAINING
 
@@ -104,12 +102,3 @@ def test_the_stage_ends_without_keras_dvc_and_mlflow(project, stage):
     for out in outs(stage):
         assert out.is_dir()
         assert not untrained.made(out)
-
-
-def test_evaluate_says_so_if_nothing_is_trained(tmp_path):
-    made = frozenset(str(tmp_path / f"{name}.keras") for name in ("a", "b"))
-    for out in made:
-        Path(out).mkdir()
-    assert scores.load(tmp_path, made) == {}
-    with pytest.raises(InputError, match="no model of the images is trained"):
-        scores.compare({})

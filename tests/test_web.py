@@ -518,7 +518,7 @@ def test_microsoft_s_copy_with_its_faults(server, tmp_path):
     assert summary["rejected_files"]["PetImages/Cat/666.jpg"] == "an empty file"
 
 
-@pytest.mark.pipeline
+@pytest.mark.slow("downloads")
 def test_the_stage_downloads_resumes_and_records_no_secret(server, empty_clone: Clone):
     address = f"{server.address}/x.zip?key=planted"
     settings = ["data.source=url", f'data.path="{address}"', f"data.sha256={server.sha256}"]
