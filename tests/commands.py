@@ -124,6 +124,12 @@ def command(stage: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
+def block(text: str, name: str) -> str:
+    """What a YAML file has under a key, with an empty line before it."""
+    (found,) = re.findall(rf"\n( *{name}:\n(?:.+\n)+)", f"{text}\n")
+    return f"\n{found}"
+
+
 def record(classes: list[str], **given: object) -> Record:
     """The record of a model of the images, with the given changes."""
     known: dict[str, object] = {

@@ -31,6 +31,7 @@ from tests.commands import (
     TRAINING,
     Clone,
     answers,
+    block,
     command,
     executed,
     free_port,
@@ -553,21 +554,10 @@ def test_a_cluster_makes_the_same_bytes(tmp_path, monkeypatch):
     assert (clone.folder / "dvc.lock").read_text() == before
 
 
-PROBE = """
-  train_linear_probe:
-    desc: A linear probe
-    cmd: python -m stages.train_head train_linear_probe --title 'linear probe'
-    deps:
-      - stages/train_head.py
-      - src/convnets/data
-      - src/convnets/models
-      - src/convnets/training
-      - dvc-outs/backbone.keras
-      - dvc-outs/features
-      - dvc-outs/images
-    params: [class_weight, epochs, monitor, precision, seed, train_linear_probe]
-    outs: [dvc-outs/trained/train_linear_probe]
-"""
+PROBE = block((ROOT / "dvc.yaml").read_text(), "train_feature_head").replace(
+    "train_feature_head", "train_linear_probe"
+)
+PROBE = re.sub("--title .*", '--title "linear probe"', PROBE)
 PROBE_PARAMS = """
 train_linear_probe:
   features: images
