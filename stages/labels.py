@@ -16,13 +16,19 @@ PAGE = Path("metrics/data.html")
 def main() -> None:
     with recorded("labels") as run:
         run.dataset(IMAGES, "images")
-        tables = labels.write(IMAGES, LABELS)
+        run.dataset(labels.CORRECTIONS, "corrections")
+        labelled = labels.write(IMAGES, LABELS, labels.corrections())
+        run.metrics({name: float(count) for name, count in labelled.counts.items()})
         summary = json.loads(Path("metrics/subset.json").read_text(encoding="utf-8"))
         pixels, duplicates = (npy.read(IMAGES / f"{name}.npy") for name in ("train", "duplicates"))
         found = listing.load(listing.LISTING)
-        page.write(overview.html(found, summary, tables, pixels, duplicates), PAGE)
+        page.write(overview.html(found, summary, labelled, pixels, duplicates), PAGE)
         run.artifact(PAGE)
-    console.say(f"{LABELS}: {sum(map(len, tables.values())):,} labels; see {PAGE}")
+    for told in labelled.told:
+        console.say(told)
+    parts = [f"{sum(map(len, labelled.tables.values())):,} labels"]
+    parts += [f"{count:,} {what}" for what, count in labelled.counts.items() if count]
+    console.say(f"{LABELS}: {', '.join(parts)}; see {PAGE}")
 
 
 if __name__ == "__main__":

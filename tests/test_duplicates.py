@@ -161,7 +161,7 @@ def test_the_page_of_the_images_shows_what_is_used_and_what_is_not(tmp_path):
     how = params.Subset(**SOME | {"train": "rest", "max_rejected": 0.2})
     found = recognised(path)
     summary = arrays.write(path, found, tmp_path, out, how, 78, 0)
-    tables = labels.write(out, tmp_path / "labels")
+    tables = labels.write(out, tmp_path / "labels", {})
     pixels = [np.load(out / f"{name}.npy") for name in ("train", "duplicates")]
     page = overview.html(found, summary, tables, *pixels)
     assert "16 images of 2 classes are used" in page

@@ -109,7 +109,7 @@ def _read(repo: Any, name: str) -> Experiment:
         if not _current(repo, deps):
             reason = "is older than its params, code or models"
             raise InputError(f"{name}: its {PREDICTIONS} {reason}")
-        code, inputs = _origin(repo, deps)
+        origin = _origin(repo, deps)
         params = flatten(read_param_file(repo.fs, repo.fs.join(repo.root_dir, "params.yaml")))
     except (FileNotFoundError, OutputNotFoundError) as error:
         raise InputError(f"{name}: has no {PREDICTIONS} here") from error
@@ -130,7 +130,7 @@ def _read(repo: Any, name: str) -> Experiment:
         raise InputError(f"{name}: its {PREDICTIONS} has no predictions")
     # An optional param is null or absent.
     given = {key: value for key, value in params.items() if value is not None}
-    return Experiment(name, given | {"code": code, "inputs": inputs}, seed, right)
+    return Experiment(name, given | origin, seed, right)
 
 
 def _deps(repo: Any) -> Deps:
@@ -181,8 +181,8 @@ def _current(repo: Any, deps: Deps) -> bool:
     return True
 
 
-def _origin(repo: Any, deps: Deps) -> tuple[str, str]:
-    """Return short hashes of the code and of the stamps of the files outside.
+def _origin(repo: Any, deps: Deps) -> dict[str, str]:
+    """Return short hashes of the code, of the corrections and of the stamps of the files outside.
 
     The seed does not change them, so what differs in them is another setting.
     """
@@ -193,10 +193,12 @@ def _origin(repo: Any, deps: Deps) -> tuple[str, str]:
 
     stages = repo.index.stages
     commands = [(stage.name, stage.cmd) for stage in stages]
-    code = [(dep.def_path, dep.hash_info.value) for dep, made in deps if not made]
+    given = [(dep.def_path, dep.hash_info.value) for dep, made in deps if not made]
+    data = [each for each in given if not each[0].startswith(("src/", "stages/"))]
+    code = [each for each in given if each not in data]
     stamps = [stage.outs for stage in stages if stage.always_changed]
     inputs = [(out.def_path, out.hash_info.value) for outs in stamps for out in outs]
-    return short(commands + code), short(inputs)
+    return {"code": short(commands + code), "corrections": short(data), "inputs": short(inputs)}
 
 
 def settings(found: list[Experiment], tell: Tell) -> dict[str, Setting]:
@@ -221,7 +223,7 @@ def settings(found: list[Experiment], tell: Tell) -> dict[str, Setting]:
     differing = [key for key in keys if any(p.get(key) != given[0].get(key) for p in given)]
 
     def told(key: str, value: Any) -> str:
-        if key not in ("code", "inputs"):  # of which a hash says nothing
+        if key not in ("code", "corrections", "inputs"):  # of which a hash says nothing
             return f"{key}={value!r}"
         return f"{key}={value} ({'newest' if value == given[0][key] else 'older'})"
 
@@ -310,7 +312,7 @@ def show(rows: pd.DataFrame, form: str) -> str:
         "Of 20 pairs that do not differ, one is below by luck."
     )
     if rows[rows["kind"] != "accuracy"]["p"].isna().any():
-        parts.append("No p-value: the two were scored on different test images.")
+        parts.append("No p-value: the two were scored on different test images or labels.")
     return "\n\n".join(parts)
 
 

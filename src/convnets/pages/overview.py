@@ -4,9 +4,9 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from convnets.listing.labels import Labelled
 from convnets.listing.listing import Layout, by_reason
 from convnets.pages.page import picture, render
 
@@ -17,7 +17,7 @@ MOST = 480  # pictures of all classes
 def html(
     found: Layout,
     summary: dict[str, Any],
-    tables: dict[str, pd.DataFrame],
+    labelled: Labelled,
     pixels: NDArray[np.uint8],
     duplicates: NDArray[np.uint8],
 ) -> str:
@@ -26,10 +26,11 @@ def html(
     Args:
         found: the layout of all images.
         summary: what became of them, from `subset`.
-        tables: of each split, with its labels.
+        labelled: the labels.
         pixels: of the training images, (n, h, w, 3).
         duplicates: of the first pairs of the summary's, (k, 2, h, w, 3).
     """
+    tables = labelled.tables
     train = tables["train"]
     available = Counter(image.label for image in found.images)
     counts = {split: Counter(table["class"]) for split, table in tables.items()}
@@ -50,6 +51,7 @@ def html(
         "total": sum(map(len, tables.values())),
         "splits": list(tables),
         "classes": classes,
+        "corrections": labelled.counts,
         "missing_numbers": summary["missing_numbers"],
         "without_group": summary["without_group"],
         "rejected": summary["rejected"],
