@@ -19,6 +19,7 @@ from convnets.training.fit import Task, fit
 def main() -> None:
     given, p = arguments().parse_args(), params.load()
     how = p.of(given.stage, params.HeadTraining)
+    given.title = given.title.format(architecture=how.architecture)
     train = cached.to_learn_from(how, p.views)
     suffixes = ["", MIRRORED] if how.mirrored else [""]
     record = Record.given(given, Kind.IMAGES, examples.class_names())

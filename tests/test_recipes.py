@@ -25,9 +25,7 @@ def tiny(size: int, classes: int, dropout: float) -> keras.Model:
     x = layers.Conv2D(8, 3, activation="relu")(layers.Rescaling(1 / 255)(inputs))
     return keras.Model(inputs, classifier(layers.GlobalAveragePooling2D()(x), classes))
 '''
-METRIC = """    Metric(
-        "errors", "errors", "{:,}", lambda tested, _: len(tested.labels) - tested.correct
-    ),
+METRIC = """    Metric("errors", "errors", "{:,}", lambda tested, _: int((~tested.right).sum())),
 )
 """
 INVERTED = '''
@@ -75,7 +73,7 @@ def copied(path: Path, before: str, after: str, *edits: tuple[str, str], at: str
 
 def add_a_head(root: Path) -> None:
     stage = ("train_feature_head", "train_probe")
-    copied(root / "dvc.yaml", *stage, ("dense head", "probe"), at="\n  fine_tune:")
+    copied(root / "dvc.yaml", *stage, ("head on features", "probe"), at="\n  fine_tune:")
     copied(root / "presets/book.yaml", *stage, ("dense #", "probe #"))
     heads = root / "src/convnets/heads/architectures.py"
     heads.write_text(heads.read_text() + HEAD)
@@ -131,7 +129,7 @@ def test_each_recipe_is_carried_out():
 @pytest.mark.parametrize("recipe", [each for several in RECIPES.values() for each in several])
 def test_the_gates_pass_after_a_recipe(clone, recipe):
     recipe(clone.folder)
-    clone.run("python", "-m", "convnets", "preset", "sample")
+    clone.run("env", "PYTHONPATH=src", "python", "-m", "convnets", "preset", "sample")
     clone.run("ruff", "check", "src", "stages")
     clone.run("ruff", "format", "--check", "src", "stages")
     clone.run("mypy", "--cache-dir", str(ROOT / ".mypy_cache"))

@@ -120,7 +120,7 @@ def test_one_model_alone_has_a_report_without_empty_parts(stage, tmp_path):
 
 def test_the_digits_stand_apart_and_recall_is_by_class():
     found = results(["ant", "bee", "cow"])
-    html = page(found)
+    html = page(found).partition('id="comparison"')[2]
     assert (
         html.index("On the images") < html.index("title of fine_tune") < html.index("On the digits")
     )

@@ -65,6 +65,20 @@ class Results(NamedTuple):
         found = {name: recalls(self.tested[name]) for name in self.of_images()}
         return pd.DataFrame(found, index=pd.Index(classes, name="class"))
 
+    def confused(self) -> pd.DataFrame:
+        """Return the champion's mistakes by `actual` and `predicted` class, and their number.
+
+        The most frequent come first. `share` is of the test images of the actual class.
+        """
+        classes, of = np.array(self.best.record.classes), self.answers
+        counts = np.zeros((len(classes), len(classes)), int)
+        np.add.at(counts, (of.labels, of.predicted), ~of.right)
+        actual, predicted = np.nonzero(counts)
+        found = pd.DataFrame({"actual": classes[actual], "predicted": classes[predicted]})
+        found["images"] = counts[actual, predicted]
+        found["share"] = found["images"] / np.bincount(of.labels, minlength=len(classes))[actual]
+        return found.sort_values("images", ascending=False, kind="stable", ignore_index=True)
+
     def predictions(self) -> pd.DataFrame:
         """Return the class that each model predicts, as it was trained, for each test image.
 

@@ -117,7 +117,6 @@ def comparison(results: Results) -> Figure:
         figsize=(6.4, 0.5 * sum(heights) + 0.5 * len(groups) + 0.8),
         layout="constrained",
     )
-    lowest = min(0.4, float(results.table["low"].min()))
     for part, (kind, names) in zip(axes.flat, groups.items(), strict=True):
         table = results.table.loc[names]
         rows = np.arange(len(table))[::-1]
@@ -133,19 +132,22 @@ def comparison(results: Results) -> Figure:
             capsize=3,
             label="ours",
         )
-        # For one model the book gives the validation accuracy: a hollow mark.
-        tested = [results.trained[name].record.book_split == "test" for name in names]
-        mark = partial(part.scatter, marker="D", edgecolors=RED, zorder=3)
-        mark(table["book"], rows, facecolors=[RED if on_test else "none" for on_test in tested])
-        mark([], [], facecolors=RED, label="the book")
-        mark([], [], facecolors="none", label="the book, validation")
+        if results.table["book"].notna().any():
+            # For one model the book gives the validation accuracy: a hollow mark.
+            tested = [results.trained[name].record.book_split == "test" for name in names]
+            mark = partial(part.scatter, marker="D", edgecolors=RED, zorder=3)
+            mark(table["book"], rows, facecolors=[RED if on_test else "none" for on_test in tested])
+            mark([], [], facecolors=RED, label="the book")
+            mark([], [], facecolors="none", label="the book, validation")
         part.set_yticks(rows, names)
-        part.set_xlim(lowest, 1.04)
+        part.set_xlim(0, 1.04)
         for row, value in zip(rows, accuracy, strict=True):
-            part.text(lowest + 0.005, row, f"{value:.1%}", va="center", color="white")
-        part.set_title(f"the {kind}", loc="left", fontsize="medium")
+            part.text(0.01, row, f"{value:.1%}", va="center", color="white")
+        if len(groups) > 1:
+            part.set_title(f"the {kind}", loc="left", fontsize="medium")
     part.set_xlabel("test accuracy, with its 95 % Wilson interval")
-    figure.legend(*part.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    if results.table["book"].notna().any():
+        figure.legend(*part.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 

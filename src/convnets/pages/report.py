@@ -16,6 +16,8 @@ from convnets.pages.page import picture, render
 
 MOSAIC = 1536  # the longer side in pixels, at most
 MAPS = 32  # shown of the first convolution
+MANY = 20  # classes, above which a matrix of them cannot be read
+PAIRS = 15  # of classes that are confused most
 
 
 def content(
@@ -37,6 +39,8 @@ def content(
         maps: the champion's first convolution's, for the first image.
     """
     best = results.answers
+    recall = results.recall().sort_values(results.champion, kind="stable")
+    others = [name for name in drawn.confusion if name != results.champion]
     wrong = mistakes(best, 12)
     classes = results.best.record.classes
     records = {name: trained.record for name, trained in results.trained.items()}
@@ -64,7 +68,10 @@ def content(
             kind: results.table.loc[names].reset_index().to_dict("records")
             for kind, names in results.by_kind().items()
         },
-        "recall": results.recall().to_dict("index"),
+        "recall": recall.to_dict("index"),
+        "confused": results.confused().head(PAIRS).to_dict("records"),
+        "many": len(classes) > MANY,
+        "matrix": drawing(drawn.confusion[results.champion]),
         "counts": results.images["class"].value_counts().reindex(classes, fill_value=0).to_dict(),
         "comparison": drawing(drawn.comparison),
         "differences": {
@@ -73,7 +80,7 @@ def content(
         "level": chance.LEVEL,
         "curves": [drawing(each) for each in (*drawn.overview.values(), *drawn.curves.values())],
         "views": [picture(view) for view in views],
-        "confusions": [drawing(each) for each in drawn.confusion.values()],
+        "matrices": [drawing(drawn.confusion[name]) for name in others],
         "calibration": results.calibration.to_dict("index"),
         "reliability": drawing(drawn.reliability),
         "mistakes": [example(row) for row in wrong],
