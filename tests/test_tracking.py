@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
@@ -20,6 +21,7 @@ from convnets.base.console import InputError
 from convnets.base.params import Training
 from convnets.examples.examples import Examples
 from convnets.models import saved
+from convnets.models.answers import classifier
 from convnets.networks import architectures
 from convnets.tracking import declared, store, sync
 from convnets.tracking.run import Run, recorded
@@ -31,6 +33,7 @@ DIGITS = Examples(
     np.arange(40) % 10,
     Path("dvc-outs/mnist.npz"),
 )
+OTHERS = DIGITS._replace(labels=DIGITS.labels[::-1].copy())
 RATES = {"optimizer": "rmsprop", "schedule": "constant", "weight_decay": 0}
 HOW = Training(epochs=3, batch_size=20, learning_rate=1e-3, **RATES)
 COMMON = params.load(ROOT / "params.yaml").model_copy(update={"seed": 0, "precision": "float32"})
@@ -348,6 +351,39 @@ def test_a_run_that_moved_goes_on_where_it_is(project, hangs, monkeypatch, capsy
     stage(interrupted_after=None)
     assert kept() == [("FINISHED", 1.0)]
     assert not list(Path(".unrecorded").iterdir())
+
+
+def test_patience_ends_a_training_and_resumes_to_the_same_bytes(project, monkeypatch):
+    """Labels by chance cannot be learned: soon no epoch is better."""
+    how = HOW.model_copy(update={"epochs": 60, "patience": 2, "learning_rate": 0.1})
+
+    def build() -> keras.Model:
+        pixels = keras.Input((28, 28, 1))
+        return keras.Model(pixels, classifier(keras.layers.Flatten()(pixels / 255), 10))
+
+    def train() -> tuple[list[np.ndarray], pd.DataFrame]:
+        with recorded("train_mnist@max_pooling") as run:
+            model, history = fit(Task(build, DIGITS, OTHERS, how), COMMON, run)
+        return model.get_weights(), history
+
+    whole, history = train()
+    best = int(history["val_loss"].argmin()) + 1
+    assert len(history) == best + 2 < 60
+    log = Run.epochs
+    for last in (1, len(history)):  # the second decides that it ends
+
+        def interrupted(run: Run, rows: list[dict[str, float]], last: int = last) -> None:
+            log(run, rows)
+            if len(rows) == last:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Run, "epochs", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+        monkeypatch.setattr(Run, "epochs", log)
+        weights, again = train()
+        pd.testing.assert_frame_equal(again, history)
+        assert all(map(np.array_equal, weights, whole))
 
 
 def test_where_nothing_can_be_recorded_the_stage_goes_on(project, hangs, monkeypatch, capsys):

@@ -187,9 +187,13 @@ class Views(Section):
 
 
 class Training(Section):
-    """The params of every training stage. With 0 epochs, it is not trained."""
+    """The params of every training stage. With 0 epochs, it is not trained.
+
+    With `patience`, it stops after so many epochs without a better one.
+    """
 
     epochs: Whole
+    patience: Count | None = None
     batch_size: Count
     optimizer: Literal["rmsprop", "adam", "adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0, le=1)]

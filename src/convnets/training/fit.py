@@ -45,9 +45,9 @@ class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
     order of the images and their augmentation depend only on the seed and the epoch.
     """
 
-    def __init__(self, run: Run, epochs: int, kept: Monitor) -> None:
+    def __init__(self, run: Run, how: Training, kept: Monitor) -> None:
         super().__init__()
-        self.run, self.epochs, self.kept = run, epochs, kept
+        self.run, self.how, self.kept = run, how, kept
         self.state = run.unfinished / "state.npz"
         self.rows: list[dict[str, float]] = []
         self.best: list[Any] = []
@@ -78,7 +78,15 @@ class _Epochs(Callback):  # type: ignore[misc]  # Keras has no types
         self._save()
         self.run.epochs(self.rows)
         values = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
-        say(f"epoch {epoch + 1}/{self.epochs}  {values}")
+        say(f"epoch {epoch + 1}/{self.how.epochs}  {values}")
+        self.model.stop_training = self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last epochs were no better, as many as `patience` says, or were all."""
+        done, patience = len(self.rows), self.how.patience or self.how.epochs
+        since = done - best_epoch(by_epoch(self.rows), self.kept) if done else 0
+        return done >= self.how.epochs or since >= patience
 
     def _save(self) -> None:
         variables = [*self.model.variables, *self.model.optimizer.variables]
@@ -146,7 +154,7 @@ def fit(task: Task, p: Params, run: Run) -> tuple[keras.Model, pd.DataFrame]:
         classes = np.unique(train.labels)
         found = compute_class_weight("balanced", classes=classes, y=train.labels)
         weights = dict(zip(classes.tolist(), found.tolist(), strict=True))
-    epochs = _Epochs(run, how.epochs, p.monitor)
+    epochs = _Epochs(run, how, p.monitor)
     done = epochs.resume(model)
     callbacks: list[Callback] = [epochs]
     with ExitStack() as stack:
@@ -155,17 +163,18 @@ def fit(task: Task, p: Params, run: Run) -> tuple[keras.Model, pd.DataFrame]:
             shown = bar(run.stage, how.epochs * steps, done * steps, terminal)
             advance = stack.enter_context(shown)
             callbacks.append(LambdaCallback(on_train_batch_end=lambda batch, logs: advance()))
-        model.fit(
-            batches.training(train, how.batch_size, range(done, how.epochs), p.seed, augment),
-            steps_per_epoch=steps,
-            initial_epoch=done,
-            epochs=how.epochs,
-            shuffle=False,  # the stream is already shuffled
-            class_weight=weights,
-            validation_data=batches.in_order(validation, how.batch_size),
-            callbacks=callbacks,
-            verbose=0,
-        )
+        if not epochs.ended:
+            model.fit(
+                batches.training(train, how.batch_size, range(done, how.epochs), p.seed, augment),
+                steps_per_epoch=steps,
+                initial_epoch=done,
+                epochs=how.epochs,
+                shuffle=False,  # the stream is already shuffled
+                class_weight=weights,
+                validation_data=batches.in_order(validation, how.batch_size),
+                callbacks=callbacks,
+                verbose=0,
+            )
     finished = build()
     finished.set_weights(epochs.best)
     history = by_epoch(epochs.rows)
