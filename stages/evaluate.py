@@ -6,7 +6,7 @@ from convnets.augmentation import augment as augmentation
 from convnets.base import console, params
 from convnets.evaluation import explain, scores
 from convnets.examples import npy
-from convnets.examples.examples import IMAGES
+from convnets.examples.examples import IMAGES, fingerprint
 from convnets.models import answers, saved
 from convnets.models.trained import FOLDER, MODEL
 from convnets.pages import figures, page, report
@@ -37,7 +37,7 @@ def main() -> None:
         views = augmentation.preview(npy.read(IMAGES / "train.npy")[0], 8, p.seed, p.augmentation)
         drawn = figures.of_results(results)
         figures.save(drawn.comparison, METRICS / "comparison.png")
-        shown = report.content(results, drawn, images, views, evidence, maps)
+        shown = report.content(results, drawn, images, views, evidence, maps, fingerprint())
         page.write(report.html(shown), METRICS / "report.html")
 
         by_model = scores.of_models(results)

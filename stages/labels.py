@@ -5,12 +5,12 @@ from pathlib import Path
 
 from convnets.base import console
 from convnets.examples import npy
-from convnets.examples.examples import IMAGES, LABELS
+from convnets.examples.examples import IMAGES, LABELS, fingerprint
 from convnets.listing import labels, listing
 from convnets.pages import overview, page
 from convnets.tracking.run import recorded
 
-PAGE = Path("metrics/data.html")
+PAGE, REPORT = Path("metrics/data.html"), Path("metrics/report.html")
 
 
 def main() -> None:
@@ -24,6 +24,9 @@ def main() -> None:
         found = listing.load(listing.LISTING)
         page.write(overview.html(found, summary, labelled, pixels, duplicates), PAGE)
         run.artifact(PAGE)
+    if REPORT.exists() and fingerprint() not in REPORT.read_text(encoding="utf-8"):
+        REPORT.unlink()
+        console.say(f"{REPORT}: was of other images; `evaluate` makes a new one")
     for told in labelled.told:
         console.say(told)
     parts = [f"{sum(map(len, labelled.tables.values())):,} labels"]

@@ -56,7 +56,7 @@ def page(found: scores.Results, seconds: dict[str, float] | None = None) -> str:
     views = images[:9].astype("float32")
     drawn = figures.of_results(found)
     evidence = np.random.default_rng(0).random((len(report.explained(found)), 7, 7), "f4")
-    shown = report.content(found, drawn, images, views, evidence, images[0].astype("f4"))
+    shown = report.content(found, drawn, images, views, evidence, images[0].astype("f4"), "0" * 16)
     for figure in drawn.by_name().values():
         figures.plt.close(figure)
     return report.html(shown, seconds)

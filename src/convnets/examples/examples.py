@@ -1,5 +1,6 @@
 """Inputs and labels of a split, and the names of its classes."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +60,14 @@ def read_table(split: str) -> pd.DataFrame:
 def read_text(path: Path) -> pd.DataFrame:
     """Read a table in which all is text."""
     return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def fingerprint() -> str:
+    """Return a hash of all labels, by which a page tells of which images it is."""
+    digest = hashlib.sha256()
+    for path in sorted(LABELS.glob("*.csv")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def class_names() -> list[str]:

@@ -27,6 +27,7 @@ def content(
     views: NDArray[np.float32],
     evidence: NDArray[np.float32],
     maps: NDArray[np.float32],
+    labels: str,
 ) -> dict[str, Any]:
     """Return the content of the page.
 
@@ -37,6 +38,7 @@ def content(
         views: one training image and then its augmented views, (k, h, w, 3).
         evidence: the champion's, for the images of `explained`.
         maps: the champion's first convolution's, for the first image.
+        labels: a hash of all labels.
     """
     best = results.answers
     recall = results.recall().sort_values(results.champion, kind="stable")
@@ -58,6 +60,7 @@ def content(
         return Markup(figures.svg(figure))  # noqa: S704 - texts are escaped
 
     return {
+        "labels": labels,
         "champion": results.champion,
         "records": records,
         "kept": results.kept,

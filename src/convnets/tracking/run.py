@@ -124,6 +124,7 @@ class Run:
         mlflow.set_experiment_tag("mlflow.sharedViewState.runs", json.dumps(VIEW))
         if known.exists():
             self.run_id = known.read_text()
+            _rename(self.run_id, tags)
             mlflow.start_run(self.run_id, tags=tags, log_system_metrics=True)
         else:
             begun = mlflow.start_run(run_name=self.stage, tags=tags, log_system_metrics=True)
@@ -286,6 +287,19 @@ class Run:
             say(store.promote(client, version))
 
         self.attempt(register)
+
+
+def _rename(run_id: str, tags: dict[str, str]) -> None:
+    """Give all runs of an interrupted experiment the name under which it goes on."""
+    import mlflow
+
+    client, tag = mlflow.MlflowClient(), "dvc_exp_name"
+    before, now = client.get_run(run_id).data.tags.get(tag, ""), tags.get(tag, "")
+    if {before, now}.isdisjoint(("", "workspace")) and before != now:
+        for run in mlflow.search_runs(
+            filter_string=f"tags.{tag} = '{before}'", output_format="list"
+        ):
+            client.set_tag(run.info.run_id, tag, now)
 
 
 def score_models(scores: dict[str, dict[str, float]]) -> None:
