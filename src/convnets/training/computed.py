@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,16 +74,14 @@ class Computed:
         np.save(content, rows, allow_pickle=False)
         path = self._folder / f"{self._name(content.getvalue())}.npy"
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Not `files.atomic`: another process may write the same at this moment.
-        with NamedTemporaryFile(dir=self._folder, prefix=".part.", delete=False) as part:
-            try:
-                part.write(content.getbuffer())
-                part.flush()
-            except OSError as error:
-                Path(part.name).unlink()
-                error.filename = str(path)  # a full-disk error names no file
-                raise
-        Path(part.name).replace(path)
+        part = self._folder / f".part.{uuid4().hex}"  # another process may write the same now
+        try:
+            part.write_bytes(content.getbuffer())
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            error.filename = str(path)  # a full-disk error names no file
+            raise
         self._note(path)
 
     def write(self, pictures: Sequence[bytes], outs: Sequence[Path]) -> None:
