@@ -12,11 +12,10 @@ from typing import Any
 from convnets.base import cluster, console, params
 from convnets.base.cluster import Map
 from convnets.data import npy
-from convnets.data.examples import IMAGES
+from convnets.data.examples import FEATURES, IMAGES, MIRRORED, VIEWS
 from convnets.models import backbone, precision
 from convnets.tracking.run import Run, recorded
 from convnets.training import computed, features
-from convnets.training.cached import FEATURES, MIRRORED, VIEWS
 from convnets.training.computed import Computed
 
 

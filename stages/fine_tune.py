@@ -4,12 +4,11 @@ import keras
 
 from convnets.base import console, params
 from convnets.data import examples
-from convnets.data.examples import IMAGES
+from convnets.data.examples import IMAGES, VIEWS
 from convnets.models import backbone, saved
 from convnets.models.saved import Kind, Record, arguments
 from convnets.tracking.run import recorded
 from convnets.training import cached
-from convnets.training.cached import VIEWS
 from convnets.training.fit import Task, fit
 from convnets.training.trained import MODEL, place
 

@@ -19,7 +19,7 @@ def main() -> None:
     given, p = arguments().parse_args(), params.load()
     how = p.of(given.stage, params.HeadTraining)
     train = cached.to_learn_from(how, p.views)
-    suffixes = ["", cached.MIRRORED] if how.mirrored else [""]
+    suffixes = ["", examples.MIRRORED] if how.mirrored else [""]
     record = Record.given(given, Kind.IMAGES, examples.class_names())
 
     def build() -> keras.Model:

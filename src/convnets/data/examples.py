@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from convnets.data import npy
 
 IMAGES = Path("dvc-outs/images")  # a `.npy` and a `.csv` for each split
+FEATURES, VIEWS = Path("dvc-outs/features"), Path("dvc-outs/views")
+MIRRORED = "_mirrored"  # the suffix of a file with the features of mirror images
 
 
 class Examples(NamedTuple):

@@ -1,6 +1,5 @@
 """Training on cached features: a head's inputs, and the complete model that it becomes part of."""
 
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,15 +9,12 @@ from numpy.typing import NDArray
 
 from convnets.base.params import HeadTraining, Views
 from convnets.data import examples, npy
-from convnets.data.examples import IMAGES, Examples
+from convnets.data.examples import FEATURES, IMAGES, MIRRORED, VIEWS, Examples
 from convnets.models.architectures import with_mirror
 from convnets.models.saved import Record
 from convnets.tracking.run import Run
 from convnets.training.fit import answered
 from convnets.training.trained import HELD_OUT, Trained, publish
-
-FEATURES, VIEWS = Path("dvc-outs/features"), Path("dvc-outs/views")
-MIRRORED = "_mirrored"  # the suffix of a file with the features of mirror images
 
 
 def to_learn_from(how: HeadTraining, views: Views) -> Examples:
@@ -115,6 +111,6 @@ def disagreement(
         top: the model's trained part.
         features: (n, …), the cached features of these images. A mirrored model needs two arrays.
     """
-    whole = model.predict(images, verbose=0)
+    whole = np.asarray(model(images))  # not `predict`, which would compile it for a few images
     cached = np.mean([top.predict(given, verbose=0) for given in features], axis=0)
     return float(np.abs(whole - cached).max())

@@ -156,7 +156,7 @@ def write(
         pixels[: len(batch)] = _read(images, batch)
         return (pixels,)
 
-    computed = progress(extract(map(filled, batches)), what, len(batches))
+    computed = progress(extract(map(filled, batches)), what, len(batches)) if new else ()
     for batch, results in zip(batches, computed, strict=True):
         rows = [result[: len(batch)] for result in results]
         if not all(np.isfinite(part).all() for part in rows):
