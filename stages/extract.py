@@ -40,10 +40,9 @@ def images(p: params.Params, dtype_policy: str, run: Run) -> None:
         cut, plain, mirrored = (
             run.unfinished / f"{split}{kind}.npy" for kind in ("_cut", "", MIRRORED)
         )
-        if split == "train":  # nothing reads its cut: fine_tune learns from augmented views
-            features.write(top, pixels, [plain], f"extract {split}", known)
-            continue
-        parts = [plain] if p.backbone.fine_tune_from is None else [cut, plain]
+        parts = [cut, plain]
+        if split == "train" or p.backbone.fine_tune_from is None:
+            parts = [plain]  # nothing reads the other: fine_tune learns from augmented views
         features.write(whole, pixels, parts, f"extract {split}", known)
         features.write(top, pixels[:, :, ::-1], [mirrored], f"extract {split} mirrored", known)
     computed.prune()

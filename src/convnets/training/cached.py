@@ -20,6 +20,8 @@ from convnets.training.trained import HELD_OUT, Trained, publish
 def to_learn_from(how: HeadTraining, views: Views) -> Examples:
     """Return the features of the training images or of their augmented views, with labels.
 
+    The mirror images are views, too, for a head that sees them later.
+
     Args:
         how: the head's section of the params.
         views: the number of views per image in the cache.
@@ -27,7 +29,11 @@ def to_learn_from(how: HeadTraining, views: Views) -> Examples:
     table = IMAGES / "train.csv"
     if how.features == "views":
         return examples.load(VIEWS / "top.npy", table, views.count)
-    return examples.load(FEATURES / "train.npy", table)
+    plain = examples.load(FEATURES / "train.npy", table)
+    if not how.mirrored:
+        return plain
+    both = np.stack([plain.inputs, npy.read(FEATURES / f"train{MIRRORED}.npy")], axis=1)
+    return plain._replace(inputs=both.reshape(-1, *plain.inputs.shape[1:]), views=2)
 
 
 def held_out(split: str, suffixes: list[str]) -> list[Examples]:
