@@ -37,13 +37,19 @@ def images(p: params.Params, run: Run) -> str:
 
 
 def weights(p: params.Params, run: Run) -> str:
-    console.hush()  # until Keras is imported, as in the other stages
-    from convnets.backbones import backbone
+    from convnets.backbones import lite
 
-    console.unhush()
-    backbone.write(p.backbone, p.image_size, p.seed, backbone.FILE)
+    out = Path("dvc-outs/backbone.keras")
+    if p.backbone.name == lite.NAME:
+        lite.write(p.backbone, p.image_size, out)
+    else:
+        console.hush()  # until Keras is imported, as in the other stages
+        from convnets.backbones import backbone
+
+        console.unhush()
+        backbone.write(p.backbone, p.image_size, p.seed, out)
     told = f"{p.backbone.name}, {p.backbone.weights}" if p.backbone.weights else p.backbone.name
-    return f"{backbone.FILE}: {told}"
+    return f"{out}: {told}"
 
 
 def mnist(p: params.Params, run: Run) -> str:

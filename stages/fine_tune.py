@@ -23,7 +23,7 @@ def main() -> None:
     before = saved.load(place("train_augmented_head") / MODEL).get_layer("head")
 
     def parts() -> tuple[keras.Model, keras.Model]:
-        return backbone.split(backbone.load(), p.backbone.fine_tune_from)
+        return backbone.split(backbone.load(), p.backbone.fine_tune_from or 0)
 
     def build() -> keras.Model:
         _, tuned = parts()

@@ -20,6 +20,7 @@ from convnets.base.console import InputError
 from convnets.examples import digits, npy
 from convnets.examples.examples import Examples
 from convnets.features import features
+from convnets.features.computed import Computed
 from convnets.training import batches
 from tests.commands import ROOT
 
@@ -219,8 +220,9 @@ def test_a_failed_stream_leaves_the_earlier_file(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks how much of mapped files is in memory")
-def test_of_a_mapped_file_only_a_batch_is_held(tmp_path):
+def test_of_a_mapped_file_only_a_batch_is_held(tmp_path, monkeypatch):
     """Where nothing is given back, all of the file is in memory at the end."""
+    monkeypatch.chdir(tmp_path)
     path, size = tmp_path / "x.npy", 2**26
     np.save(path, np.zeros((64, size // 64), "uint8"))
     examples = Examples(npy.read(path), np.zeros(64, int), path)
@@ -244,7 +246,7 @@ def test_of_a_mapped_file_only_a_batch_is_held(tmp_path):
         return ([pixels.sum(axis=1, dtype=np.float32)] for (pixels,) in items)
 
     def written() -> Iterator[None]:
-        yield features.write(extract, mirrored, [tmp_path / "f.npy"], "extract")
+        yield features.write(extract, mirrored, [tmp_path / "f.npy"], "extract", Computed("0"))
 
     assert held(written()) < 0.6 * size  # two batches
 
@@ -269,19 +271,3 @@ def test_views_are_refused_before_they_fill_the_disk(tmp_path):
         write(1e-6)
     write(1)
     assert np.load(tmp_path / "v.npy").shape == (24, 31 * 40 * 3)
-
-
-def test_each_batch_of_an_extraction_is_computed_once(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (70, 4, 4, 3), np.uint8)
-    computed: list[int] = []
-
-    def extract(items: Iterable[tuple[np.ndarray]]) -> Iterator[list[np.ndarray]]:
-        for (batch,) in items:
-            computed.append(len(batch))
-            yield [batch.astype("f4"), batch.mean((1, 2))]
-
-    outs = [tmp_path / "cut.npy", tmp_path / "top.npy"]
-    features.write(extract, pixels, outs, "extract")
-    assert computed == [32, 32, 6]
-    np.testing.assert_array_equal(np.load(outs[0]), pixels)
-    np.testing.assert_allclose(np.load(outs[1]), pixels.mean((1, 2)), rtol=1e-6)

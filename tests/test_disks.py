@@ -16,6 +16,7 @@ from convnets.base import console, files, params
 from convnets.base.console import InputError
 from convnets.examples import digits
 from convnets.features import features
+from convnets.features.computed import Computed
 from convnets.models import saved
 from convnets.networks import architectures
 from convnets.pictures import arrays
@@ -81,7 +82,8 @@ def some_features(out: Path) -> None:
     def extract(items):
         return ([pixels.astype(np.float32)] for (pixels,) in items)
 
-    features.write(extract, np.zeros((100, 40, 40, 3), np.uint8), [out], "extract")
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 12, 12, 3), np.uint8)
+    features.write(extract, pixels, [out], "extract", Computed("0"))
 
 
 WORK = {
@@ -126,12 +128,15 @@ def test_a_full_disk(disk, archive, capsys, name):
     assert {path.name: path.read_text() for path in disk.iterdir()} == {"earlier": "as it was"}
 
 
-def test_what_was_extracted_before_the_disk_was_full_is_kept(disk, capsys):
+def test_what_was_extracted_before_the_disk_was_full_is_kept(disk, capsys, monkeypatch):
     """As after a kill, the next run resumes from there."""
-    out = disk / "train.npy"
-    line = told(lambda: some_features(out), capsys)
-    assert f"{out}: No space left on device; free some space" in line
-    assert sorted(path.name for path in disk.iterdir()) == ["earlier", "train.npy.part"]
+    monkeypatch.chdir(disk)
+    line = told(lambda: some_features(disk / "train.npy"), capsys)
+    assert re.search(r"\.features/0/\w+\.npy: No space left on device; free some space", line)
+    kept = [path.name for path in (disk / ".features/0").iterdir()]
+    assert kept
+    assert not any(name.startswith(".part") for name in kept)
+    assert not (disk / "train.npy").exists()
 
 
 def test_what_was_decoded_before_the_disk_was_full_is_kept(disk, archive, tmp_path, capsys):

@@ -364,16 +364,9 @@ def test_what_is_no_backbone_is_refused(tmp_path):
 def test_features_that_their_file_cannot_hold_are_refused(tmp_path):
     out = tmp_path / "views.npy"
     large = np.full((1, 2, 2, 4), 1e6, "float32")
+    views = params.Views(count=1, max_gigabytes=1)
     with pytest.raises(InputError, match=r"views: float16 cannot hold .* backbone\.preprocessing"):
-        features._stream(
-            lambda start: (start,),
-            range(0, 1),
-            1,
-            lambda batches: ((large,) for _ in batches),
-            [out],
-            np.float16,
-            "extract views",
-        )
+        features.write_views(lambda batches: ([large] for _ in batches), large, [out], views)
     assert not out.exists()
 
 

@@ -6,12 +6,14 @@ import inspect
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from convnets.backbones import lite
 from convnets.base import files
 from convnets.base.console import InputError
 from convnets.base.params import Backbone
@@ -25,8 +27,8 @@ def build(how: Backbone, size: int) -> keras.Model:
     """Build a frozen backbone without its top.
 
     Args:
-        how: a model of `keras.applications`, or the path of a `.keras` file, and its weights.
-            Random weights are from Keras's global seed.
+        how: a model of `keras.applications` or of the package, or the path of a `.keras` file, its
+            weights and its pooling. Random weights are from Keras's global seed.
         size: side of the square images, in pixels.
 
     Returns:
@@ -36,8 +38,13 @@ def build(how: Backbone, size: int) -> keras.Model:
     Raises:
         InputError: the model or its weights do not exist, do not fit, or cannot be loaded safely.
     """
+    if how.name == lite.NAME:
+        return _in_package(how, size)
     own = how.name.endswith(".keras")
     base = _own(how, size) if own else _application(how, size)
+    if how.pooling == "mean":
+        mean = keras.layers.GlobalAveragePooling2D(keepdims=True, name="mean")
+        base = keras.Model(base.inputs, mean(base.outputs[0]), name=base.name)
     like = {"auto": None if own else how.name, "none": None}.get(
         how.preprocessing, how.preprocessing
     )
@@ -97,11 +104,22 @@ def write(how: Backbone, size: int, seed: int, out: Path) -> None:
 
 def load(path: Path = FILE) -> keras.Model:
     """Load the frozen backbone that `write` wrote, to compute with the current dtype policy."""
-    base = saved.load(path)
-    twin = internals.with_policy(base, keras.config.dtype_policy())
-    internals.copy_weights(base, twin)
-    twin.trainable = False
-    return twin
+    base, policy = saved.load(path), keras.config.dtype_policy()
+    if any(layer.dtype_policy != policy for layer in base.layers):
+        loaded, base = base, internals.with_policy(base, policy)
+        internals.copy_weights(loaded, base)
+    base.trainable = False
+    return base
+
+
+def _in_package(how: Backbone, size: int) -> keras.Model:
+    """Return the model that comes with the package. It needs no trial."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / lite.MODEL.name
+        lite.write(how, size, path)
+        base = saved.load(path)
+    base.trainable = False
+    return base
 
 
 def _application(how: Backbone, size: int) -> keras.Model:
@@ -237,8 +255,8 @@ def _constructor(param: str, name: str) -> Any:
         key: value for key, value in vars(keras.applications).items() if inspect.isfunction(value)
     }
     if name not in models:
-        near = difflib.get_close_matches(name, models, n=1, cutoff=0.4)
-        known = [*models, *(["none", "auto"] if param == "preprocessing" else [])]
+        known = [*models, *(["none", "auto"] if param == "preprocessing" else [lite.NAME])]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
         raise InputError(f"backbone.{param}: no model {name!r} in keras.applications; {hint}")
     return models[name]

@@ -35,6 +35,7 @@ RETRIES = 3  # of a task whose worker or node has died
 
 Asked = tuple[str, Callable[[], Any], Any]  # a node's name, a call of a task, and its reference
 _joining: list[Asked] = []  # what the nodes compute with, until `connect` looks at it
+_kinds: set[str] = set()  # their kinds of processor
 
 
 class Node(NamedTuple):
@@ -158,7 +159,9 @@ def connect() -> Any:
                 )
     cpus = sum(int(node["Resources"]["CPU"]) for node in alive(ray))
     console.say(f"Ray: {len(there)} nodes, {cpus} CPUs")
-    kinds = {here.processor, *(node.processor for _, node in there)}
+    _kinds.clear()
+    _kinds.update(node.processor for _, node in there)
+    kinds = {here.processor, *_kinds}
     if len(kinds) > 1:
         console.say(
             "Ray: there are several kinds of processor; the last bits of what they compute may "
@@ -166,6 +169,14 @@ def connect() -> Any:
         )
     _joining.clear()
     return ray
+
+
+def processors() -> list[str]:
+    """Return the kinds of processor that `mapper` computes on, with the GPUs of a cluster."""
+    if not os.environ.get("RAY_ADDRESS"):
+        return [this_node().processor]
+    named = {name for node in alive(connect()) for name in node["Resources"]}
+    return sorted({*_kinds, *(name for name in named if name.startswith("accelerator_type:"))})
 
 
 def everywhere(ray: Any, look: Callable[..., R], *given: Any) -> list[tuple[str, R]]:

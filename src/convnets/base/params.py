@@ -161,7 +161,8 @@ class Backbone(Section):
     name: str
     weights: str | None
     preprocessing: str
-    fine_tune_from: Count | Annotated[str, Field(min_length=1)]
+    pooling: Literal["none", "mean"] = "none"
+    fine_tune_from: Count | Annotated[str, Field(min_length=1)] | None
 
 
 class Augmentation(Section):

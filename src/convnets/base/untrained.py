@@ -29,6 +29,8 @@ def reason(stage: str, p: Params) -> str:
         return "views.count is 0"
     if name == "download_mnist" and p.mnist.source == "none":
         return "mnist.source is none"
+    if name == "fine_tune" and p.backbone.fine_tune_from is None:
+        return "backbone.fine_tune_from is null"
     if not isinstance(section, Training):
         return ""
     if not section.epochs:

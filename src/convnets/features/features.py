@@ -1,6 +1,10 @@
 """Run a frozen backbone once over the images, and keep its features as NumPy files."""
 
+import ast
+import hashlib
+import inspect
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
@@ -10,14 +14,16 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from convnets.backbones import backbone
+from convnets.base import cluster, files
 from convnets.base.cluster import Map
 from convnets.base.console import InputError, progress, say
 from convnets.base.params import Augmentation, Views
 from convnets.examples import npy
-from convnets.models import precision
+from convnets.features.computed import Computed
+from convnets.models import internals, precision
 
 BATCH = 32
 HALF = np.float16  # has 11 significant bits, more than the 8 of bfloat16, the usual precision
@@ -47,25 +53,41 @@ def extractor(*parts: keras.Model) -> Any:
 
 
 def prepare(
-    dtype_policy: str, fine_tune_from: int | str | None = None
+    dtype_policy: str, fine_tune_from: int | str | None = None, parts: int = 2
 ) -> Callable[[NDArray[np.uint8] | tf.Tensor], Features]:
     """Load the backbone to compute features, in a process that may be on another machine.
 
     Args:
         dtype_policy: from `precision.policy`.
         fine_tune_from: see `backbone.split`; None for no features at a cut.
+        parts: 1 for the features at the top alone.
 
     Returns:
         A function from (n, h, w, 3) pixels to the features at the cut, if any, and at the top.
     """
+    extract = _extractor(dtype_policy, fine_tune_from)
+    return lambda pixels: [output.numpy() for output in extract(pixels)[-parts:]]
+
+
+@cache  # in a process, all features are from one
+def _extractor(dtype_policy: str, fine_tune_from: int | str | None) -> Any:
     precision.use(dtype_policy)
-    base = _backbone()
-    parts = [base] if fine_tune_from is None else backbone.split(base, fine_tune_from)
-    extract = extractor(*parts)
-    return lambda pixels: [output.numpy() for output in extract(pixels)]
+    base = backbone.load()
+    return extractor(*([base] if fine_tune_from is None else backbone.split(base, fine_tune_from)))
 
 
-_backbone = cache(backbone.load)  # in a process, all features are from one
+def key(dtype_policy: str, fine_tune_from: int | str | None) -> str:
+    """Return a hash of all that the bits of a picture's features depend on, but its pixels."""
+    code = [
+        ast.dump(ast.parse(inspect.getsource(module)))
+        for module in (backbone, internals, precision, sys.modules[__name__])
+    ]
+    given = [
+        *(files.sha256(backbone.FILE), dtype_policy, fine_tune_from, code),
+        *(cluster.processors(), precision.gpus()),
+        cluster.installed(("keras", "numpy", "tensorflow")),
+    ]
+    return hashlib.sha256(repr(given).encode()).hexdigest()[:16]
 
 
 def prepare_views(
@@ -97,22 +119,55 @@ def prepare_views(
     return views
 
 
-def write(extract: Map[Features], images: NDArray[np.uint8], outs: list[Path], what: str) -> None:
-    """Write the features of each part as (n, …) float32, one batch at a time.
+def write(
+    extract: Map[Features],
+    images: NDArray[np.uint8],
+    outs: list[Path],
+    what: str,
+    known: Computed,
+) -> None:
+    """Write the features of each part as (n, …) float32. Only what is not known is computed.
 
-    An interrupted extraction is resumed.
+    The bits of a row do not depend on its place in a batch, nor on the others, as long as all
+    batches have the same size. So the last one is filled up.
 
     Args:
         extract: applies what `prepare` returns.
         images: (n, h, w, 3).
         outs: the file for the features at the cut, if any, and the file for those at the top.
-        what: the task's name, for the progress bar.
+        what: the task's name.
+        known: what was computed before. What is computed here is added, so that an interrupted
+            extraction goes on from there.
+
+    Raises:
+        InputError: a feature is not finite.
     """
+    pictures = [
+        hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
+        for start in range(0, len(images), BATCH)
+        for pixels in _read(images, slice(start, start + BATCH))
+    ]
+    places = {picture: place for place, picture in enumerate(pictures)}  # each only once
+    new = [place for name, place in places.items() if not known.has(name, len(outs))]
+    if len(new) < len(places):
+        say(f"{what}: {len(places) - len(new):,} of {len(places):,} images are computed already")
+    batches = [new[start : start + BATCH] for start in range(0, len(new), BATCH)]
 
-    def batch(start: int) -> tuple[NDArray[np.uint8]]:
-        return (_read(images, start, BATCH),)
+    def filled(batch: list[int]) -> tuple[NDArray[np.uint8]]:
+        pixels = np.zeros((BATCH, *images.shape[1:]), images.dtype)
+        pixels[: len(batch)] = _read(images, batch)
+        return (pixels,)
 
-    _stream(batch, range(0, len(images), BATCH), 1, extract, outs, "float32", what)
+    computed = progress(extract(map(filled, batches)), what, len(batches)) if new else ()
+    for batch, results in zip(batches, computed, strict=True):
+        rows = [result[: len(batch)] for result in results]
+        if not all(np.isfinite(part).all() for part in rows):
+            raise InputError(
+                f"{what}: the features are not finite; correct backbone.preprocessing or "
+                "backbone.weights"
+            )
+        known.add([pictures[place] for place in batch], rows)
+    known.write(pictures, outs)
 
 
 def write_views(
@@ -148,53 +203,19 @@ def write_views(
             f"dvc-outs/views: {needed / 1e9:.2f} GB needed, the disk has {free / 1e9:.2f} GB free; "
             "free some space or lower views.count"
         )
-    per_batch = max(1, BATCH // views.count)
-
-    def batch(start: int) -> tuple[NDArray[np.uint8], int]:
-        return _read(images, start, per_batch), start
-
+    what, per_batch = "extract views", max(1, BATCH // views.count)
     starts = range(0, len(images), per_batch)
-    _stream(batch, starts, views.count, extract, outs, HALF, "extract views")
-
-
-def _read(images: NDArray[np.uint8], start: int, count: int) -> NDArray[np.uint8]:
-    batch = np.array(images[start : start + count])
-    npy.give_back(images)
-    return batch
-
-
-def _stream(
-    batch: Callable[[int], tuple[Any, ...]],
-    starts: range,
-    rows: int,
-    extract: Map[Features],
-    outs: list[Path],
-    dtype: DTypeLike,
-    what: str,
-) -> None:
-    """Write the outputs of `extract` for each batch, one file per output.
-
-    Args:
-        batch: returns what `extract` takes for the batch that starts at an image.
-        starts: the first image of each batch.
-        rows: number of rows per image.
-        extract: applies what computes the features.
-        outs: the file for each output.
-        dtype: dtype of the files.
-        what: the task's name.
-    """
-    if all(out.exists() for out in outs):
-        return
     with ExitStack() as stack:
-        writers = [stack.enter_context(npy.writer(out, dtype, resume=True)) for out in outs]
+        writers = [stack.enter_context(npy.writer(out, HALF, resume=True)) for out in outs]
         # An interrupted process may have stopped between two files or within a batch.
-        done = min(writer.rows for writer in writers) // (rows * starts.step)
+        done = min(writer.rows for writer in writers) // (per_batch * views.count)
         if done:
             say(f"{what}: resuming after {done} of {len(starts)} batches")
         for writer in writers:
-            writer.keep(done * starts.step * rows)
-        computed = extract(map(batch, starts[done:]))
-        for results in progress(computed, what, len(starts) - done):
+            writer.keep(done * per_batch * views.count)
+        left = starts[done:]
+        given = ((_read(images, slice(start, start + per_batch)), start) for start in left)
+        for results in progress(extract(given), what, len(left)):
             for writer, result in zip(writers, results, strict=True):
                 try:
                     writer.append(result)
@@ -202,3 +223,9 @@ def _stream(
                     raise InputError(
                         f"{what}: {error}; correct backbone.preprocessing or backbone.weights"
                     ) from error
+
+
+def _read(images: NDArray[np.uint8], rows: slice | list[int]) -> NDArray[np.uint8]:
+    batch = np.array(images[rows])
+    npy.give_back(images)
+    return batch

@@ -20,13 +20,19 @@ from convnets.training.fit import answered
 def to_learn_from(how: HeadTraining, views: Views) -> Examples:
     """Return the features of the training images or of their augmented views, with labels.
 
+    The mirror images are views, too, for a head that sees them later.
+
     Args:
         how: the head's section of the params.
         views: the number of views per image in the cache.
     """
     if how.features == "views":
         return examples.load(VIEWS / "top.npy", "train", views.count)
-    return examples.load(FEATURES / "train.npy", "train")
+    plain = examples.load(FEATURES / "train.npy", "train")
+    if not how.mirrored:
+        return plain
+    both = np.stack([plain.inputs, npy.read(FEATURES / f"train{MIRRORED}.npy")], axis=1)
+    return plain._replace(inputs=both.reshape(-1, *plain.inputs.shape[1:]), views=2)
 
 
 def held_out(split: str, suffixes: list[str]) -> list[Examples]:
@@ -110,6 +116,6 @@ def disagreement(
         top: the model's trained part.
         features: (n, …), the cached features of these images. A mirrored model needs two arrays.
     """
-    whole = model.predict(images, verbose=0)
+    whole = np.asarray(model(images))  # not `predict`, which would compile it for a few images
     cached = np.mean([top.predict(given, verbose=0) for given in features], axis=0)
     return float(np.abs(whole - cached).max())

@@ -16,8 +16,8 @@ def policy(precision: str) -> str:
     GPU of compute capability 8.0 or more, or a CPU with AVX-512 BF16 or AMX.
     """
     if precision == "auto":
-        gpus = tf.config.list_physical_devices("GPU")
-        native = all(map(_gpu_has_bfloat16, gpus)) if gpus else _cpu_has_bfloat16()
+        found = tf.config.list_physical_devices("GPU")
+        native = all(map(_gpu_has_bfloat16, found)) if found else _cpu_has_bfloat16()
         precision = "bfloat16" if native else "float32"
     return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
 
@@ -53,12 +53,17 @@ def told(dtype_policy: str, devices: int = 1) -> str:
         dtype_policy: from `policy`.
         devices: the number of GPUs, or of logical CPU devices, that compute.
     """
-    gpus = tf.config.list_physical_devices("GPU")[:devices]
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    names = [str(each.get("device_name", "GPU")) for each in details] or ["CPU"] * devices
+    names = gpus()[:devices] or ["CPU"] * devices
     counted = Counter(names).items()
     told = [f"{count} × {name}" if count > 1 else name for name, count in counted]
     return f"{', '.join(told)}, {dtype_policy.removeprefix('mixed_')}"
+
+
+def gpus() -> list[str]:
+    """Return the names of this machine's GPUs."""
+    found = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in found]
+    return [str(each.get("device_name", "GPU")) for each in details]
 
 
 def _gpu_has_bfloat16(gpu: Any) -> bool:
