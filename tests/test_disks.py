@@ -140,8 +140,11 @@ def test_what_was_extracted_before_the_disk_was_full_is_kept(disk, capsys, monke
 
 
 def test_what_was_decoded_before_the_disk_was_full_is_kept(disk, archive, tmp_path, capsys):
+    packed = tmp_path / "packed.zip"
+    write("archive", archive, packed)
+
     def work(unfinished: Path) -> None:
-        arrays.write(archive, recognised(archive), unfinished, tmp_path / "out", MANY, 40, 0)
+        arrays.write(packed, recognised(archive), unfinished, tmp_path / "out", MANY, 40, 0)
 
     line = told(lambda: work(disk), capsys)
     assert line.startswith(f"error: {disk}/")
