@@ -27,6 +27,7 @@ def test_the_same_twice_and_varied(tmp_path):
     assert len({sample.draw("dog", i, 7).tobytes() for i in range(20)}) == 20
 
 
+@pytest.mark.slow
 def test_a_linear_model_on_pixels_guesses():
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
