@@ -1,5 +1,6 @@
 """A temporary clone of the project, for running DVC's own commands."""
 
+import io
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,9 +21,11 @@ from urllib.request import urlopen
 
 import keras
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 from dvc.repo import Repo
+from PIL import Image
 
 from convnets import __main__ as program
 from convnets.backbones import backbone
@@ -141,6 +145,21 @@ def record(classes: list[str], **given: object) -> Record:
         "kind": "images",
     }
     return Record.model_validate(known | given)
+
+
+def noise_archive(count: int) -> bytes:
+    """An archive of some megabytes, as Kaggle's, with `count` pictures of each class."""
+    rng = np.random.default_rng(0)
+    inner, outer = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        for label in ("cat", "dog"):
+            for number in range(count):
+                picture = Image.fromarray(rng.integers(0, 256, (160, 160, 3), "uint8"))
+                picture.save(content := io.BytesIO(), "JPEG", quality=95)
+                archive.writestr(f"train/{label}.{number}.jpg", content.getvalue())
+    with zipfile.ZipFile(outer, "w") as archive:
+        archive.writestr("train.zip", inner.getvalue())
+    return outer.getvalue()
 
 
 def backbone_of(

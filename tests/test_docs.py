@@ -39,14 +39,9 @@ PAGES = [
     "CONTRIBUTING.md",
 ]
 OWN_DATA = "docs/own-data.md"
-# The parts of the slow tests: what takes as long as all others together is one.
-PARTS = {
-    "docs/resume.md": "use",
-    "docs/scale.md": "scale",
-    "docs/shared.md": "shared",
-    "docs/sweep.md": "sweep",
-    "docs/use.md": "use",
-}
+# The parts of the slow tests. What takes as long as all other pages is a part alone.
+PARTS = {f"docs/{name}.md": f"docs: {name}" for name in ("scale", "shared", "sweep", "use")}
+PARTS["docs/resume.md"] = "docs: use"
 RUN = ("", "bash")  # the blocks that are run, by the word after the fence
 SHOWN = ("json", "text", "yaml")
 CLASSES = ["chat", "chien", "rien à voir"]
@@ -515,7 +510,7 @@ def test_each_stand_in_stands_for_a_command():
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.slow(PARTS.get(page, "others")))
+        pytest.param(page, marks=pytest.mark.slow(PARTS.get(page, "docs: others")))
         for page in PAGES
         if page != OWN_DATA
     ],
@@ -532,7 +527,7 @@ def test_commands(page, user):
         CHECKS[page](user)
 
 
-@pytest.mark.slow("own data")
+@pytest.mark.slow("docs: own data")
 def test_all_is_trained_on_own_data(tmp_path):
     user = with_files(tmp_path)
     make_quick(user.clone)

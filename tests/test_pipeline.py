@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
@@ -119,7 +120,8 @@ def reproduced(clone: Clone, **sections: dict[str, object]) -> Clone:
     watched = (f"PYTHONPATH={watch}", f"WATCHED={watch / 'notes'}")
     output = clone.run("env", *watched, "dvc", "repro")
     assert set(executed(output)) == set(STAGES)
-    assert noise(output) == []  # stdout and stderr of every stage
+    told = [line for line in noise(output) if not line.endswith("' is empty.")]  # not trained
+    assert told == []  # stdout and stderr of every stage
     return clone
 
 
@@ -288,7 +290,7 @@ DUE = {  # by an edit in each room: the house is drawn by bytes
 
 def due(clone: Clone) -> set[str]:
     """The stages that `dvc status` names, but `inputs`, which it always does."""
-    with Repo(clone.folder) as repo:
+    with chdir(clone.folder), Repo() as repo:
         return set(repo.status()) & set(STAGES)
 
 

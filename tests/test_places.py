@@ -64,7 +64,7 @@ def noted(folder: Path) -> list[str]:
     return sorted(path.read_text() for path in folder.rglob("note.txt"))
 
 
-@pytest.mark.parametrize("name", some_slow(ODD, ODD[2:]))
+@pytest.mark.parametrize("name", some_slow(ODD, {*ODD} - {ODD[1]}))
 def test_a_project_path_may_have_any_character(tmp_path, name):
     here = tmp_path / name
     here.mkdir()

@@ -146,6 +146,7 @@ def test_a_killed_driver_of_a_cluster_goes_on(clone, monkeypatch):
 
 def test_a_kill_amid_the_writing_of_a_checkpoint_is_survived(clone):
     outs, _ = STAGES["fine_tune"]
+    clone.run(*command("fine_tune"))
     undisturbed = contents(clone, outs)
     for _ in range(10):
         process = start(clone, "fine_tune")

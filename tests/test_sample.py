@@ -29,6 +29,7 @@ def test_the_same_twice_and_varied(tmp_path):
     assert len({sample.draw("dog", i, 7).tobytes() for i in range(20)}) == 20
 
 
+@pytest.mark.slow
 def test_a_linear_model_on_pixels_guesses():
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -86,6 +87,7 @@ def test_the_backbone_is_a_whole_vgg16_with_the_narrow_one_s_features():
     np.testing.assert_allclose(features[..., :128], x, rtol=1e-3, atol=1e-3 * features.max())
 
 
+@pytest.mark.slow
 def test_the_backbone_is_made_from_a_seed_alone():
     def made() -> dict[str, np.ndarray]:
         keras.utils.set_random_seed(0)
@@ -122,6 +124,7 @@ def test_the_rows_come_in_the_chapter_s_order():
     assert champion in transfer
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHAMPION.exists(), reason="`make repro` has not run here")
 def test_the_evidence_is_on_the_animal():
     """Grad-CAM's evidence is denser on it than beside it, and mostly strongest there."""

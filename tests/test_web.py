@@ -27,7 +27,7 @@ from convnets.base.console import InputError
 from convnets.commands import inspection
 from convnets.listing import subset
 from convnets.sources import sample, sources, web
-from tests.commands import Clone, decoded, serving
+from tests.commands import Clone, decoded, noise_archive, serving
 from tests.test_disks import mount
 
 MEGABYTE = web.MEGABYTE
@@ -101,11 +101,8 @@ def handler(has: Server) -> type[BaseHTTPRequestHandler]:
 
 
 @pytest.fixture(scope="module")
-def archive_bytes(tmp_path_factory) -> bytes:
-    path = tmp_path_factory.mktemp("archive") / "archive.zip"
-    for _ in sample.write_archive(path, 400, 0):
-        pass
-    return path.read_bytes()
+def archive_bytes() -> bytes:
+    return noise_archive(90)
 
 
 @pytest.fixture
@@ -461,7 +458,7 @@ def test_inspect_looks_at_an_address_and_keeps_nothing(server, tmp_path, monkeyp
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     seen = inspection.inspect(f"{server.address}/x.zip")
-    assert seen["classes"] == {"cat": {"all": 400}, "dog": {"all": 400}}
+    assert seen["classes"] == {"cat": {"all": 90}, "dog": {"all": 90}}
     assert f"-S 'data.path=\"{server.address}/x.zip\"'" in seen["command"]
     assert server.sha256 in seen["command"]
     assert list(tmp_path.iterdir()) == []
