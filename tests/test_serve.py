@@ -29,7 +29,7 @@ from convnets.listing.kinds import ImageError
 from convnets.models import saved
 from convnets.networks import architectures
 from convnets.pictures import images
-from convnets.serving import decoder, serve
+from convnets.serving import decoder, serve, server
 from convnets.serving import predict as prediction
 from convnets.serving.decoder import Decoder
 from convnets.sources import sample
@@ -309,7 +309,7 @@ def test_a_request_that_does_not_arrive_is_given_up(address):
                 continue
             except OSError:
                 break
-        assert serve.PATIENCE - 1 < time.monotonic() - began < 50
+        assert server.PATIENCE - 1 < time.monotonic() - began < 50
 
 
 @contextmanager

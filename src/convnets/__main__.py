@@ -88,6 +88,12 @@ def serve(arguments: argparse.Namespace) -> None:
     serving.serve(arguments.model, arguments.port, arguments.host, arguments.allow_host)
 
 
+def review(arguments: argparse.Namespace) -> None:
+    from convnets.serving import review as reviewing
+
+    reviewing.review(arguments.port)
+
+
 def export(arguments: argparse.Namespace) -> None:
     console.hush()
     try:  # until the end, as the converters write to the screen, too
@@ -176,14 +182,20 @@ def main() -> None:
     command.add_argument("--format", choices=("table", "json", "csv"), default="table")
     command.set_defaults(run=predict)
 
+    port = argparse.ArgumentParser(add_help=False)
+    port.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+
     about = "classify pictures on a web page and by HTTP, by default for this machine only"
-    command = commands.add_parser("serve", help=about, description=about, parents=[model])
-    command.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
+    command = commands.add_parser("serve", help=about, description=about, parents=[model, port])
     about = "where to listen, such as 0.0.0.0 in a container: whoever reaches it can use the server"
     command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=about)
     about = "another name of this server in an address bar, such as a proxy's; may be repeated"
     command.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=about)
     command.set_defaults(run=serve)
+
+    about = "decide about doubtful labels on a web page, for this machine only: corrections.csv"
+    command = commands.add_parser("review", help=about, description=about, parents=[port])
+    command.set_defaults(run=review)
 
     about = "write a model for another runtime, and compare the two on test images"
     command = commands.add_parser("export", help=about, description=about, parents=[model])

@@ -36,7 +36,7 @@ def render(package: str, template: str, shown: dict[str, Any]) -> str:
         shown: the content.
     """
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader("convnets.pages", "")]),
+        loader=ChoiceLoader([PackageLoader(name, "") for name in (package, "convnets.pages")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,1 +1,1 @@
-"""Predictions of a trained model for the user's own images."""
+"""What a person does at a running program: predictions of a trained model, the review of labels."""
