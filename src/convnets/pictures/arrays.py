@@ -76,7 +76,7 @@ def write(
     """Decode the chosen images into `<split>.npy`, with one row per image in `<split>.csv`.
 
     The arrays are (n, size, size, 3) uint8, streamed to disk. The tables' columns are `file`,
-    `class`, and `sha256` of the file. `duplicates.npy` has the first pairs of duplicates,
+    `class`, `sha256` of the file, and `group`. `duplicates.npy` has the first pairs of duplicates,
     contradictions first: (k, 2, size, size, 3).
 
     Args:
@@ -124,7 +124,8 @@ def write(
         with files.atomic(folder) as part:
             part.mkdir()
             counts = {
-                split: _table(unfinished, part, split, decoded, dropped, labels) for split in SPLITS
+                split: _table(unfinished, part, split, decoded, dropped, labels, how.group)
+                for split in SPLITS
             }
             np.save(part / "duplicates.npy", np.array(shown, np.uint8), allow_pickle=False)
             reasons = {i.label: rejected[i.member] for _, i in members if i.member in rejected}
@@ -286,13 +287,17 @@ def _table(
     decoded: list[Decoded],
     dropped: list[Decoded],
     labels: list[str],
+    group: str | None,
 ) -> dict[str, int]:
     """Write a split without what is dropped; return its number of images of each class."""
     rows = {each.row for each in dropped if each.split == split}
     kept = [each for each in decoded if each.split == split and each.row not in rows]
     table = pd.DataFrame(
-        [(each.image.member, each.image.label, each.print.content.hex()) for each in kept],
-        columns=["file", "class", "sha256"],
+        [
+            (image.member, image.label, found.content.hex(), group_of(image, group) or "")
+            for image, _, _, found in kept
+        ],
+        columns=["file", "class", "sha256", "group"],
     )
     counts = Counter(table["class"])
     table.to_csv(folder / f"{split}.csv", index=False)
