@@ -1,5 +1,6 @@
 """Score every model on the test images, compare with the book, and register the champion."""
 
+import json
 from pathlib import Path
 
 from convnets.augmentation import augment as augmentation
@@ -35,9 +36,10 @@ def main() -> None:
         maps = explain.feature_maps(champion, images[0])
 
         views = augmentation.preview(npy.read(IMAGES / "train.npy")[0], 8, p.seed, p.augmentation)
+        audit = json.loads((METRICS / "audit.json").read_text(encoding="utf-8"))
         drawn = figures.of_results(results)
         figures.save(drawn.comparison, METRICS / "comparison.png")
-        shown = report.content(results, drawn, images, views, evidence, maps, fingerprint())
+        shown = report.content(results, drawn, images, views, evidence, maps, fingerprint(), audit)
         page.write(report.html(shown), METRICS / "report.html")
 
         by_model = scores.of_models(results)

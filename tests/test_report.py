@@ -51,12 +51,17 @@ def results(
     return scores.gather(trained, "val_loss", known_labels, files)
 
 
+AUDIT = {"advice": ["3 labels are doubtful."], "trusted": "A head has 97 %."}
+
+
 def page(found: scores.Results, seconds: dict[str, float] | None = None) -> str:
     images = np.random.default_rng(0).integers(0, 256, (len(found.images), SIZE, SIZE, 3), "uint8")
     views = images[:9].astype("float32")
     drawn = figures.of_results(found)
     evidence = np.random.default_rng(0).random((len(report.explained(found)), 7, 7), "f4")
-    shown = report.content(found, drawn, images, views, evidence, images[0].astype("f4"), "0" * 16)
+    shown = report.content(
+        found, drawn, images, views, evidence, images[0].astype("f4"), "0" * 16, AUDIT
+    )
     for figure in drawn.by_name().values():
         figures.plt.close(figure)
     return report.html(shown, seconds)

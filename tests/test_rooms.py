@@ -10,6 +10,7 @@ from tests.commands import ROOT
 ROOMS = [  # from below
     *("base", "tracking", "examples", "listing", "augmentation", "models", "training"),
     *("networks", "backbones", "features", "heads", "pictures", "sources", "evaluation"),
+    "audit",
     *("pages", "serving", "commands"),
 ]
 PACKAGE = ROOT / "src/convnets"

@@ -28,6 +28,7 @@ def content(
     evidence: NDArray[np.float32],
     maps: NDArray[np.float32],
     labels: str,
+    audit: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the content of the page.
 
@@ -39,6 +40,7 @@ def content(
         evidence: the champion's, for the images of `explained`.
         maps: the champion's first convolution's, for the first image.
         labels: a hash of all labels.
+        audit: from `audit.pictures.summary`.
     """
     best = results.answers
     recall = results.recall().sort_values(results.champion, kind="stable")
@@ -61,6 +63,7 @@ def content(
 
     return {
         "labels": labels,
+        "audit": audit,
         "champion": results.champion,
         "records": records,
         "kept": results.kept,
