@@ -7,7 +7,7 @@ import pytest
 
 from tests.commands import ROOT
 
-ROOMS = ["base", "tracking", "data", "models", "training", "evaluation", "serving"]  # from below
+ROOMS = ["base", "tracking", "data", "models", "training", "audit", "evaluation", "serving"]  # from below
 PACKAGE = ROOT / "src/convnets"
 MODULES = sorted(path for room in ROOMS for path in (PACKAGE / room).glob("*.py"))
 
