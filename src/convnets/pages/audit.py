@@ -26,17 +26,18 @@ def html(audit: Audit, pixels: dict[str, NDArray[np.uint8]]) -> str:
         pixels: of each split, (n, h, w, 3).
     """
     table = audit.table
+    rows: Any = table.to_dict("records")
 
     def shown(place: int, size: int = 192) -> dict[str, Any]:
-        row = table.loc[place]
+        row: dict[str, Any] = rows[place]
         made = picture(pixels[row["split"]][row["row"]], size)
-        return {**row.to_dict(), "picture": made, "doubtful": bool(pd.notna(row["suspect"]))}
+        return row | {"picture": made, "doubtful": bool(pd.notna(row["suspect"]))}
 
     suspects = table["suspect"].dropna().sort_values().index
     far = table.index[table["unlike"] >= 1]
     strange = table.loc[far, "unlike"].sort_values(ascending=False, kind="stable").index
     wrong = table[table["own"] < table["sure"]]
-    confused = wrong.value_counts(["class", "suggested"], sort=True).head(SHOWN // 4)
+    confused = wrong.groupby(["class", "suggested"]).size().sort_values(kind="stable")[::-1]
     recalls = (table["own"] >= table["sure"]).groupby(table["class"]).agg(["mean", "count"])
     return render(
         "convnets.pages",
@@ -51,7 +52,7 @@ def html(audit: Audit, pixels: dict[str, NDArray[np.uint8]]) -> str:
             "points": _points(audit, shown),
             "weak": recalls.sort_values("mean", kind="stable").head(20).to_dict("index"),
             "classes": len(recalls),
-            "confused": [(*pair, count) for pair, count in confused.items()],
+            "confused": confused.head(SHOWN // 4).reset_index().to_numpy().tolist(),
         },
     )
 
@@ -61,9 +62,8 @@ def _points(audit: Audit, shown: Any) -> list[dict[str, Any]]:
     table, place = audit.table, audit.place
     marked = table.index[table["suspect"].notna() | (table["unlike"] >= 1)][: POINTS // 2]
     others = table.index.difference(marked)
-    some = others[
-        np.linspace(0, len(others) - 1, min(len(others), POINTS - len(marked)), dtype=int)
-    ]
+    count = min(len(others), POINTS - len(marked))
+    some = others[np.linspace(0, len(others) - 1, count, dtype=int)]
     low, high = np.quantile(place, [0.005, 0.995], axis=0)
     scaled = np.clip((place - low) / np.maximum(high - low, 1e-9), 0, 1)
     names = sorted(table["class"].unique())
