@@ -22,7 +22,13 @@ hypothesis.settings.load_profile("untimed")
 
 
 # What takes longest, in this order: both processes of `make test` are at work to its end.
-LONG = ("test_pipeline.py", "test_models.py", "test_tracking.py")
+LONG = (
+    "test_pipeline.py",
+    "test_models.py",
+    "test_tracking.py",
+    "test_report.py",
+    "test_export.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -163,7 +163,7 @@ def test_the_backbone_of_a_file_takes_pixels_or_is_given_a_known_preprocessing(t
     ):
         base = backbone_of(path, 96, None, preprocessing)
         found, expected = base.predict(pixels, verbose=0), model.predict(given, verbose=0)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
         assert not base.trainable_weights
     lower, upper = backbone.split(base, "last")
     assert upper(lower(pixels)).shape == (2, 48, 48, 6)
