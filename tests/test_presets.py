@@ -106,7 +106,7 @@ def test_only_the_book_is_whole(project):
 def test_settings_are_read_as_by_dvc_and_comments_stay(project):
     settings = [
         'data.path="/my pictures/(1) ü"',
-        "views.count=0",
+        "views.count=3",
         "fine_tune.learning_rate=0.00002",
         "train_feature_head.features=views",
         "data.columns={file: name}",
@@ -116,7 +116,7 @@ def test_settings_are_read_as_by_dvc_and_comments_stay(project):
     p = params.load()
     assert (p.data.path, p.views.count, p.fine_tune.learning_rate) == (
         "/my pictures/(1) ü",
-        0,
+        3,
         2e-5,
     )
     assert p.data.columns == params.Columns(file="name")
