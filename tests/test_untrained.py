@@ -115,7 +115,8 @@ def test_without_a_cut_nothing_is_fine_tuned(project):
 def test_own_photographs_train_one_head(project):
     text = presets.compose("photos")
     Path("params.yaml").write_text(text)
-    trained = set(TRAINING) - left_out(params.load())
+    VIEWS.joinpath("something").unlink()  # views.count is 0
+    trained = {stage for stage in TRAINING if "mnist" not in stage} - left_out(params.load())
     assert trained == {"train_feature_head"}
 
 
