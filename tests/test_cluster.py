@@ -79,6 +79,13 @@ def test_an_error_of_the_work_arrives_as_it_was_raised(three, kind):
         list(cluster.mapper(prepare)([(1,)]))
 
 
+def test_a_cluster_of_this_machine_is_of_the_same_kind(three, monkeypatch):
+    """So the features of one are those of the other."""
+    there = cluster.processors()
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert cluster.processors() == there == [cluster.this_node().processor]
+
+
 def test_a_task_has_a_whole_node_if_it_asks_for_one(three):
     def prepare() -> Callable[[int], dict[str, float]]:
         return lambda _: ray.get_runtime_context().get_assigned_resources()

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -96,6 +97,7 @@ def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
     whole = clone.run(*command(stage))
     undisturbed = contents(clone, outs)
     runs_before = len(clone.runs())
+    shutil.rmtree(clone.folder / ".features", ignore_errors=True)
     chance = random.Random(stage)
     for _ in range(2):
         process = start(clone, stage)
@@ -108,7 +110,7 @@ def test_killed_twice_it_ends_with_the_same_bytes(clone, stage):
         assert unfinished(clone, stage)
     output = clone.run(*command(stage))
     # Killed between two files, it resumes with the next file and prints nothing.
-    assert "resuming after" in output or len(output) < len(whole)
+    assert re.search("resuming after|computed already", output) or len(output) < len(whole)
     assert contents(clone, outs) == undisturbed
     assert not unfinished(clone, stage)
 

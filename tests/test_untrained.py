@@ -25,7 +25,7 @@ def project(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(ROOT)
     text = presets.compose("sample")
     monkeypatch.chdir(tmp_path)
-    for name in ("dvc.yaml", "stages", "src"):
+    for name in ("dvc.yaml", "presets", "stages", "src"):
         (tmp_path / name).symlink_to(ROOT / name)
     Path("params.yaml").write_text(text)
     for stage in COMMANDS:
@@ -102,3 +102,17 @@ def test_the_stage_ends_without_keras_dvc_and_mlflow(project, stage):
     for out in outs(stage):
         assert out.is_dir()
         assert not untrained.made(out)
+
+
+def test_without_a_cut_nothing_is_fine_tuned(project):
+    p = change(backbone={"fine_tune_from": None})
+    assert left_out(p) == {"fine_tune"}
+    assert untrained.reason("fine_tune", p) == "backbone.fine_tune_from is null"
+
+
+def test_own_photographs_train_one_head(project):
+    text = presets.compose("photos")
+    Path("params.yaml").write_text(text)
+    VIEWS.joinpath("something").unlink()  # views.count is 0
+    trained = {stage for stage in TRAINING if "mnist" not in stage} - left_out(params.load())
+    assert trained == {"train_feature_head"}
