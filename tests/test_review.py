@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import requests
 from fastapi import HTTPException
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import expect
 
@@ -231,6 +231,7 @@ def two(module_path) -> tuple[Path, list[Review]]:
         return module_path, [Review(), Review()]
 
 
+@settings(max_examples=50)  # each writes to the disk a dozen times
 @given(ACTS)
 def test_whatever_happens_the_file_holds_the_last_decisions_and_all_rows_of_others(two, acts):
     folder, windows = two
