@@ -84,6 +84,12 @@ STAND_INS = {
             "one of the training stages; test_pipeline.py runs them all, for two epochs",
         ),
     },
+    "docs/improve.md": {
+        "python -m convnets review": (
+            "python -m convnets review --help",
+            "it waits for a person; test_review.py presses the keys",
+        ),
+    },
     "docs/kaggle.md": {
         "dvc repro": ("dvc repro --dry", LONG),
         "dvc exp run -S epochs=1": ("dvc exp run -S epochs=1 download", LONG),

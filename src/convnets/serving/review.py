@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import secrets
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import pandas as pd
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from filelock import FileLock
-from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from convnets.base import files
@@ -29,7 +27,6 @@ from convnets.serving import server
 
 AUDIT = Path("dvc-outs/audit")  # from `audit`: `pictures.csv` and `neighbours.csv`
 LOCK = files.JOURNAL.parent / "corrections.lock"
-REQUEST = 100_000  # bytes of a request's body
 PAGE = resources.files("convnets.serving").joinpath("review.html").read_text("utf-8")
 Rows = list[dict[str, str]]  # of a picture in `corrections.csv`, by column, without empty cells
 
@@ -164,6 +161,7 @@ class Review:
         dropped = sum(one["after"] == DROP for one in known.values())
         return {
             "test": test,
+            "drop": DROP in self.choices,
             "left": len(listed),
             "total": sum(one["test"] == test for one in asked),
             "other": len(left) - len(listed),
@@ -246,44 +244,31 @@ def application(review: Review) -> FastAPI:
         return PAGE
 
     @app.get("/classes")
-    async def classes() -> dict[str, Any]:
-        return {"classes": sorted(review.classes - {DROP}), "drop": DROP in review.choices}
+    async def classes() -> list[str]:
+        return sorted(review.classes - {DROP})
 
     @app.get("/state")
     def state(test: bool = False) -> dict[str, Any]:
         return review.state(test)
 
     @app.post("/decide")
-    async def decide(request: Request) -> dict[str, Any]:
-        return await run_in_threadpool(review.decide, *await _texts(request, "sha256", "after"))
+    def decide(request: Request, sha256: str, after: str) -> dict[str, Any]:
+        server.refuse_other_pages(request)
+        return review.decide(sha256, after)
 
     @app.post("/undo")
-    async def undo(request: Request) -> dict[str, Any]:
-        return await run_in_threadpool(review.undo, *await _texts(request, "undo"))
+    def undo(request: Request, made: str) -> dict[str, Any]:
+        server.refuse_other_pages(request)
+        return review.undo(made)
 
     @app.exception_handler(InputError)
-    async def refused(_: Request, error: InputError) -> JSONResponse:
-        return JSONResponse({"detail": printable(str(error))}, 409)
-
     @app.exception_handler(OSError)
-    async def failed(_: Request, error: OSError) -> JSONResponse:
-        remedy = REMEDIES.get(error.errno or 0, "try again")
-        told = f"{error.filename or CORRECTIONS}: {error.strerror or error}; {remedy}"
-        return JSONResponse({"detail": printable(told)}, 507)
+    async def refused(_: Request, error: Exception) -> JSONResponse:
+        remedy = REMEDIES.get(getattr(error, "errno", 0), "try again")
+        told = error if isinstance(error, InputError) else f"{error}; {remedy}"
+        return JSONResponse({"detail": printable(str(told))}, 409)
 
     return app
-
-
-async def _texts(request: Request, *names: str) -> list[str]:
-    """Return what this server's own page has sent: a text by each name."""
-    server.refuse_other_pages(request)
-    try:
-        async with server.arriving():
-            body = server.body(request, REQUEST, "send less")
-            sent = json.loads(b"".join([part async for part in body]))
-        return [str(sent[name]) for name in names]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise HTTPException(422, f"not JSON with {' and '.join(names)}") from error
 
 
 def review(port: int) -> None:

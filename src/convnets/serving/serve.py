@@ -7,6 +7,7 @@ import io
 import ipaddress
 import logging
 import re
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import resources
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from convnets.base.console import InputError
 from convnets.listing.kinds import ImageError
@@ -89,13 +91,26 @@ def _decoded(decoder: Decoder, upload: UploadFile) -> NDArray[np.uint8] | ImageE
         return error
 
 
+async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
+    """Yield a request's body. It stays bounded without a declared length, too."""
+    total = 0
+    async for chunk in request.stream():
+        total += len(chunk)
+        if total > REQUEST:
+            raise HTTPException(413, f"more than {REQUEST / 1e6:.0f} MB; send fewer files")
+        yield chunk
+
+
 async def _uploads(request: Request) -> list[UploadFile]:
     """Return the files of a form. Those of more than 1 MB are on the disk."""
-    body = server.body(request, REQUEST, "send fewer files")
-    form = _Form(request.headers, body, max_files=predict.BATCH)
+    form = _Form(request.headers, _limited(request), max_files=predict.BATCH)
     try:
-        async with server.arriving():
+        async with asyncio.timeout(server.PATIENCE):
             found = (await form.parse()).getlist("files")
+    except TimeoutError as error:
+        raise HTTPException(408, f"not sent within {server.PATIENCE} seconds; try again") from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the connection was lost") from error
     except (MultiPartException, ValueError) as error:  # the second: names in an odd encoding
         reason = getattr(error, "message", "Invalid multipart data.").rstrip(".")
         raise HTTPException(

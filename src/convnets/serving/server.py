@@ -12,15 +12,14 @@ import resource
 import socket
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from types import FrameType
 from typing import cast
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
-from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from convnets.base.console import InputError, say
@@ -103,36 +102,6 @@ class _Connection(H11Protocol):
         if self.unread is not None:
             self.unread.cancel()
             self.unread = None
-
-
-@asynccontextmanager
-async def arriving() -> AsyncIterator[None]:
-    """Give a request's body `PATIENCE` seconds to arrive.
-
-    Raises:
-        HTTPException: it did not.
-    """
-    try:
-        async with asyncio.timeout(PATIENCE):
-            yield
-    except TimeoutError as error:
-        raise HTTPException(408, f"not sent within {PATIENCE} seconds; try again") from error
-    except ClientDisconnect as error:
-        raise HTTPException(400, "the connection was lost") from error
-
-
-async def body(request: Request, most: int, remedy: str) -> AsyncGenerator[bytes, None]:
-    """Yield a request's body, of `most` bytes. It stays bounded without a declared length, too.
-
-    Raises:
-        HTTPException: it is larger; the remedy says what to do then.
-    """
-    total = 0
-    async for chunk in request.stream():
-        total += len(chunk)
-        if total > most:
-            raise HTTPException(413, f"more than {most / 1e6:g} MB; {remedy}")
-        yield chunk
 
 
 def refuse_other_pages(request: Request, sites: Sequence[str] = ()) -> None:
