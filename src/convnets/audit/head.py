@@ -23,7 +23,6 @@ FEW = 300  # so many pictures or fewer are folded REPEATS times
 REPEATS = 5
 RIDGE = 0.3  # a third or three times as much makes at most a quarter more errors
 INTERCEPT = 10.0  # a constant feature so large is hardly shrunk
-NAMED = 0.05  # the least probability that a label is wrong, of the pictures that are named
 # Where no label seems wrong, a few may be: in ten benchmarks, 0.15 to 10 % were (Northcutt et al.,
 # 2021, arXiv:2103.14749).
 LEAST_WRONG = 0.002
