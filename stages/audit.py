@@ -23,7 +23,8 @@ def main() -> None:
         table, features = pictures.load()
         subset = json.loads(Path("metrics/subset.json").read_text(encoding="utf-8"))
         copies = pictures.pairs(table, subset["duplicate_files"])
-        found = pictures.examine(table, features, copies, p.seed)
+        pixels = {split: npy.read(IMAGES / f"{split}.npy") for split in pictures.SPLITS}
+        found = pictures.examine(table, features, pixels, copies, p.seed)
         with files.atomic(OUT) as part:
             part.mkdir()
             found.table.to_csv(part / "pictures.csv", index=False)
@@ -32,7 +33,6 @@ def main() -> None:
             np.save(part / "probabilities.npy", found.answers.probabilities, allow_pickle=False)
         summary = pictures.summary(found)
         files.write_json(SUMMARY, summary)
-        pixels = {split: npy.read(IMAGES / f"{split}.npy") for split in pictures.SPLITS}
         page.write(pages.html(found, pixels), PAGE)
         run.artifact(PAGE)
         run.metrics({key: float(summary[key]) for key in ("accuracy", "doubtful", "unlike")})

@@ -5,7 +5,7 @@ was right as often as a logistic regression, whose iterations cost a hundred tim
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ INTERCEPT = 10.0  # a constant feature so large is hardly shrunk
 LEAST_WRONG = 0.002
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
+Floats = NDArray[Any]  # float32
 
 
 class Answers(NamedTuple):
@@ -128,7 +128,8 @@ def prepared(features: Floats) -> Floats:
     # A channel that hardly ever fires would be all noise.
     inputs /= (spread + 0.01 * spread.mean() + 1e-12) * np.float32(inputs.shape[1] ** 0.5)
     if inputs.shape[0] < inputs.shape[1]:
-        inputs = np.linalg.qr(inputs.T.astype(np.float64), mode="r").T.astype(np.float32)
+        upper: Any = np.linalg.qr(inputs.T.astype(np.float64), mode="r")
+        inputs = upper.T.astype(np.float32)
     return np.column_stack([inputs, np.full(len(inputs), INTERCEPT, np.float32)])
 
 

@@ -71,4 +71,7 @@ def confused(answers: Answers, labels: Ints) -> pd.DataFrame:
     table = pd.DataFrame({"class": labels, "taken_for": said})[said != labels]
     counts = table.value_counts().rename("pictures").reset_index()
     order = ["pictures", "class", "taken_for"]
-    return counts.sort_values(order, ascending=[False, True, True], ignore_index=True)
+    found: pd.DataFrame = counts.sort_values(
+        order, ascending=[False, True, True], ignore_index=True
+    )
+    return found

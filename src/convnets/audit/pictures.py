@@ -6,29 +6,34 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from convnets.audit import curve, head
+from convnets.audit import curve, head, labels
 from convnets.audit.curve import Estimate
 from convnets.audit.head import Answers, Floats, Ints
+from convnets.audit.plane import plane
+from convnets.audit.quality import quality
 from convnets.audit.unlike import LIMIT, unlike
 from convnets.examples import examples, npy
 from convnets.examples.examples import FEATURES, IMAGES
 
 SPLITS = ("train", "validation", "test")
-DOUBTFUL = 0.5  # the probability of a wrong label, from which it is named
 NEAR = 3  # neighbours of each class beside a doubtful picture
 FEW = 50  # test pictures, below which cross-validation tells more
-CLIP = 1e-3  # of probabilities on the map
+GAIN = 0.002  # of accuracy, below which more pictures hardly help
 
 
 class Audit(NamedTuple):
-    """What was found of all pictures. Each row of `table` is a picture."""
+    """What was found of all pictures. A place is that of a row of `table`."""
 
-    table: pd.DataFrame  # split, row, file, sha256, class, suggested, sure, own, suspect, unlike
+    table: (
+        pd.DataFrame
+    )  # split, row, file, sha256, class, suggested, sure, own, suspect, unlike, odd
     near: pd.DataFrame  # split, row, class, near_split, near_row: beside doubtful pictures
-    place: Floats  # (n, 2) on the map
+    map: Floats  # (n, 2), from 0 to 1
     answers: Answers
     expected: Estimate  # the cross-validated accuracy
-    curve: pd.DataFrame  # from `curve.curve`, with the names of classes
+    curve: pd.DataFrame  # as `curve.curve`, with the classes' names; "" for all
+    recalls: pd.DataFrame  # as `labels.recalls`, with the classes' names
+    confused: pd.DataFrame  # as `labels.confused`, with the classes' names
     twins: list[tuple[int, int]]  # places of pictures that look the same, with different labels
 
 
@@ -36,12 +41,12 @@ def load() -> tuple[pd.DataFrame, Floats]:
     """Return a row for each labelled picture, and its (n, d) pooled features."""
     tables, features = [], []
     for split in SPLITS:
-        labels = examples.read_table(split)
-        known = examples.read_text(IMAGES / f"{split}.csv").iloc[labels["row"]]
-        labels = labels.assign(split=split, **{k: known[k].to_numpy() for k in ("sha256", "group")})
-        maps = npy.read(FEATURES / f"{split}.npy")[labels["row"].to_numpy()]
+        table = examples.read_table(split)
+        known = examples.read_text(IMAGES / f"{split}.csv").iloc[table["row"]]
+        table = table.assign(split=split, **{k: known[k].to_numpy() for k in ("sha256", "group")})
+        maps = npy.read(FEATURES / f"{split}.npy")[table["row"].to_numpy()]
         features.append(maps.reshape(len(maps), -1, maps.shape[-1]).mean(axis=1))
-        tables.append(labels)
+        tables.append(table)
     return pd.concat(tables, ignore_index=True), np.concatenate(features).astype(np.float32)
 
 
@@ -53,46 +58,56 @@ def pairs(table: pd.DataFrame, duplicates: Sequence[dict[str, Any]]) -> list[tup
 
 
 def examine(
-    table: pd.DataFrame, features: Floats, copies: list[tuple[int, int]], seed: int
+    table: pd.DataFrame,
+    features: Floats,
+    pixels: dict[str, Any],
+    copies: list[tuple[int, int]],
+    seed: int,
 ) -> Audit:
     """Return what the features say.
 
     Args:
         table: from `load`.
         features: (n, d), 0 or more.
+        pixels: of each split, (n, h, w, 3).
         copies: from `pairs`.
         seed: of the folds.
     """
-    labels = table["label"].to_numpy()
+    given = table["label"].to_numpy()
     names = table.drop_duplicates("label").set_index("label")["class"]
-    alone = [f"{place}." for place in range(len(table))]  # no group has such a name
+    alone = [f"{place}/" for place in range(len(table))]  # the name of no group
     named = np.where(table["group"] == "", alone, table["group"])
     groups = head.joined(np.unique(named, return_inverse=True)[1], copies)
-    answers = head.answers(features, labels, groups, seed)
-    sure = answers.probabilities
-    others = np.where(np.arange(sure.shape[1]) == labels[:, None], -1, sure)
-    suggested = others.argmax(axis=1)
-    far = unlike(features, labels)
-    doubtful = np.flatnonzero(answers.wrong >= DOUBTFUL)
-    doubtful = doubtful[np.argsort(-answers.wrong[doubtful], kind="stable")]
-    suspect = pd.Series(range(1, len(doubtful) + 1), index=doubtful).reindex(range(len(table)))
+    answers = head.answers(features, given, groups, seed)
+    every = labels.doubtful(answers, given, least=0).sort_index()
+    doubted = labels.doubtful(answers, given)
+    rank = pd.Series(range(1, len(doubted) + 1), index=doubted["picture"].to_numpy())
+    far = unlike(features, given)
+    places = zip(table["split"], table["row"], strict=True)
     found = table[["split", "row", "file", "sha256", "class"]].assign(
-        suggested=names.loc[suggested].to_numpy(),
-        sure=others.max(axis=1).round(4),
-        own=sure[np.arange(len(labels)), labels].round(4),
-        suspect=suspect.astype("Int64"),
+        suggested=names.loc[every["suggested"]].to_numpy(),
+        sure=every["sure"].round(4),
+        own=answers.probabilities[np.arange(len(given)), given].round(4),
+        suspect=rank.reindex(range(len(table))).astype("Int64"),
         unlike=(np.maximum(far.all, far.own) / LIMIT).round(3),
+        odd=quality(pixels[split][row] for split, row in places)["odd"],
     )
-    learned = curve.curve(answers, labels, groups, seed)
-    learned["class"] = ["" if label < 0 else names.loc[label] for label in learned["class"]]
+    learned, confused = curve.curve(answers, given, groups, seed), labels.confused(answers, given)
+    recalls = labels.recalls(answers, given)
+    everybody = {**names.to_dict(), -1: ""}
+    for one, column in ((learned, "class"), (recalls, "class"), (confused, "class")):
+        one[column] = one[column].map(everybody)
+    confused["taken_for"] = confused["taken_for"].map(everybody)
     return Audit(
         found,
-        _near(found, features, doubtful),
-        _places(sure, features),
+        _near(found, features, doubted["picture"].to_numpy()),
+        plane(features, seed),
         answers,
         curve.accuracy(answers, groups),
         learned,
-        [(one, other) for one, other in copies if labels[one] != labels[other]],
+        recalls,
+        confused,
+        labels.apart(copies, given),
     )
 
 
@@ -113,67 +128,6 @@ def _near(table: pd.DataFrame, features: Floats, doubtful: Ints) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["split", "row", "class", "near_split", "near_row"])
 
 
-def _places(probabilities: Floats, features: Floats) -> Floats:
-    """Return (n, 2) places: what is taken for the same class is near, and then what looks alike."""
-    logs = np.log(np.maximum(probabilities, CLIP))
-    looks = head.prepared(features)[:, :-1]
-    looks -= looks.mean(axis=0)
-    _, _, axes = np.linalg.svd(looks[:: max(1, len(looks) // 1000)], full_matrices=False)
-    both = np.hstack([logs - logs.mean(axis=0), 0.02 * looks @ axes[:4].T])
-    _, _, axes = np.linalg.svd(both, full_matrices=False)
-    axes *= np.sign(axes[:, :1])  # else the library may turn them
-    return np.asarray(both @ axes[:2].T, np.float32)
-
-
-def advice(audit: Audit) -> list[str]:
-    """Return what would help, a sentence each with the number that says so, the most first."""
-    table, found = audit.table, []
-    total, expected = len(table), audit.expected
-    doubtful = int(table["suspect"].notna().sum())
-    if doubtful:
-        found.append(
-            (
-                doubtful / total,
-                f"{doubtful:,} of {total:,} labels are doubtful ({doubtful / total:.1%}): "
-                "look at them with python -m convnets review.",
-            )
-        )
-    whole = audit.curve[audit.curve["class"] == ""]
-    twice = whole[whole["forecast"]].iloc[0]
-    gain = twice["accuracy"] - expected.accuracy
-    told = f"{twice['low']:.1%} to {twice['high']:.1%}"
-    if gain > 0.002:
-        more = f"Twice as many pictures would bring {expected.accuracy:.1%} to about "
-        found.append((gain, f"{more}{twice['accuracy']:.1%} ({told})."))
-    else:
-        found.append((0.0, f"More pictures would hardly help: twice as many give {told}."))
-    right = (table["own"] >= table["sure"]).groupby(table["class"]).mean().sort_values()
-    weak = right.index[0]
-    mistaken = table[(table["class"] == weak) & (table["own"] < table["sure"])]
-    if len(mistaken):
-        most = mistaken["suggested"].mode()[0]
-        share = (table["class"] == weak).mean() * (1 - right.iloc[0])
-        found.append(
-            (
-                float(share),
-                f"{weak} is recognised least, in {right.iloc[0]:.1%} of its pictures, and most "
-                f"often taken for {most}: more pictures of both would help.",
-            )
-        )
-    strange = int((table["unlike"] >= 1).sum())
-    if strange:
-        found.append(
-            (
-                strange / total / 2,
-                f"{strange:,} pictures are unlike all others: leave out what does not belong.",
-            )
-        )
-    if audit.twins:
-        count = len(audit.twins)
-        found.append((1.0, f"{count:,} pairs of pictures look the same and have two labels."))
-    return [told for _, told in sorted(found, key=lambda each: -each[0])][:3]
-
-
 def summary(audit: Audit) -> dict[str, Any]:
     """Return what was found in numbers, and in sentences, as JSON would have it."""
     table = audit.table
@@ -181,9 +135,44 @@ def summary(audit: Audit) -> dict[str, Any]:
         **audit.expected._asdict(),
         "doubtful": int(table["suspect"].notna().sum()),
         "unlike": int((table["unlike"] >= 1).sum()),
+        "odd": int((table["odd"] != "").sum()),
         "advice": advice(audit),
         "trusted": trusted(audit.expected, int((table["split"] == "test").sum())),
     }
+
+
+def advice(audit: Audit) -> list[str]:
+    """Return the three things that would help most, a sentence each with the number that says so.
+
+    They are ordered by the share of pictures, or of accuracy, that each concerns.
+    """
+    table, expected = audit.table, audit.expected
+    total, found = len(table), []
+    if doubtful := int(table["suspect"].notna().sum()):
+        told = (
+            f"{doubtful:,} of {total:,} labels are doubtful ({doubtful / total:.1%}): look at them"
+        )
+        found.append((doubtful / total, f"{told} with `python -m convnets review`."))
+    twice = audit.curve[(audit.curve["class"] == "") & audit.curve["forecast"]].iloc[0]
+    span, gain = f"{twice['low']:.1%} to {twice['high']:.1%}", twice["accuracy"] - expected.accuracy
+    more = f"Twice as many pictures would bring {expected.accuracy:.1%} to about"
+    if gain < GAIN:
+        found.append((0.0, f"More pictures would hardly help: twice as many give {span}."))
+    else:
+        found.append((gain, f"{more} {twice['accuracy']:.1%} ({span})."))
+    weak = audit.recalls.iloc[0]
+    mistaken = audit.confused[audit.confused["class"] == weak["class"]]
+    if len(mistaken):
+        share = (1 - weak["recall"]) * weak["pictures"] / total
+        told = f"{weak['class']} is recognised least, in {weak['recall']:.1%} of its pictures, and"
+        most = f"most often taken for {mistaken['taken_for'].iloc[0]}: add pictures of both."
+        found.append((share, f"{told} {most}"))
+    if strange := int((table["unlike"] >= 1).sum()):
+        told = f"{strange:,} pictures are unlike all others: leave out those that do not belong."
+        found.append((strange / total, told))
+    if count := len(audit.twins):
+        found.append((1.0, f"{count:,} pairs of pictures look the same and have two labels."))
+    return [told for _, told in sorted(found, key=lambda each: -each[0])][:3]
 
 
 def trusted(expected: Estimate, tested: int) -> str:

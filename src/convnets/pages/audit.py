@@ -36,9 +36,7 @@ def html(audit: Audit, pixels: dict[str, NDArray[np.uint8]]) -> str:
     suspects = table["suspect"].dropna().sort_values().index
     far = table.index[table["unlike"] >= 1]
     strange = table.loc[far, "unlike"].sort_values(ascending=False, kind="stable").index
-    wrong = table[table["own"] < table["sure"]]
-    confused = wrong.groupby(["class", "suggested"]).size().sort_values(kind="stable")[::-1]
-    recalls = (table["own"] >= table["sure"]).groupby(table["class"]).agg(["mean", "count"])
+    odd = table.index[table["odd"] != ""]
     return render(
         "convnets.pages",
         "audit.html",
@@ -50,28 +48,27 @@ def html(audit: Audit, pixels: dict[str, NDArray[np.uint8]]) -> str:
             "twins": [[shown(place) for place in pair] for pair in audit.twins[:SHOWN]],
             "curve": Markup(svg(learning(audit.curve))),  # noqa: S704 - texts are escaped
             "points": _points(audit, shown),
-            "weak": recalls.sort_values("mean", kind="stable").head(20).to_dict("index"),
-            "classes": len(recalls),
-            "confused": confused.head(SHOWN // 4).reset_index().to_numpy().tolist(),
+            "odd": [shown(place) for place in odd[:SHOWN]],
+            "weak": audit.recalls.head(20).to_dict("records"),
+            "classes": len(audit.recalls),
+            "confused": audit.confused.head(SHOWN // 4).to_dict("records"),
         },
     )
 
 
 def _points(audit: Audit, shown: Any) -> list[dict[str, Any]]:
     """Return what the map shows: all that is doubtful or unlike, and some of the others."""
-    table, place = audit.table, audit.place
+    table, place = audit.table, audit.map
     marked = table.index[table["suspect"].notna() | (table["unlike"] >= 1)][: POINTS // 2]
     others = table.index.difference(marked)
     count = min(len(others), POINTS - len(marked))
     some = others[np.linspace(0, len(others) - 1, count, dtype=int)]
-    low, high = np.quantile(place, [0.005, 0.995], axis=0)
-    scaled = np.clip((place - low) / np.maximum(high - low, 1e-9), 0, 1)
     names = sorted(table["class"].unique())
     return [
         shown(row, SMALL)
         | {
-            "x": round(20 + 960 * float(scaled[row, 0]), 1),
-            "y": round(20 + 560 * float(1 - scaled[row, 1]), 1),
+            "x": round(20 + 960 * float(place[row, 0]), 1),
+            "y": round(20 + 560 * float(1 - place[row, 1]), 1),
             "hue": round(360 * names.index(table.loc[row, "class"]) / len(names)),
         }
         for row in [*some, *marked]  # what is marked lies above
