@@ -67,4 +67,5 @@ def _spreads(plain: Floats) -> Floats:
 
 def _unit(vectors: Floats) -> Floats:
     lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / (lengths + np.float32(1e-12))
+    found: Floats = vectors / (lengths + np.float32(1e-12))
+    return found
