@@ -7,7 +7,8 @@ import pytest
 
 from tests.commands import ROOT
 
-ROOMS = ["base", "tracking", "data", "models", "training", "audit", "evaluation", "serving"]  # from below
+# From below.
+ROOMS = ["base", "tracking", "data", "models", "training", "audit", "evaluation", "serving"]
 PACKAGE = ROOT / "src/convnets"
 MODULES = sorted(path for room in ROOMS for path in (PACKAGE / room).glob("*.py"))
 

@@ -82,6 +82,7 @@ def answers(features: Floats, labels: Ints, groups: Ints, seed: int) -> Answers:
     labels, groups = labels[order], groups[order]
     inputs, rng = prepared(features[order]), np.random.default_rng(seed)
     foldings = [_folded(labels, groups, rng) for _ in range(REPEATS if count <= FEW else 1)]
+    each = np.float32(1 / len(foldings))
     scores = np.zeros((count, classes), np.float32)
     right, sizes = np.zeros((len(SHARES), count), np.float32), np.zeros(len(SHARES), np.float32)
     for folds in foldings:
@@ -89,28 +90,21 @@ def answers(features: Floats, labels: Ints, groups: Ints, seed: int) -> Answers:
             held, learned = folds == fold, np.flatnonzero(folds != fold)
             parts = _nested(labels[learned], rng)
             fits = _fits(inputs, labels, classes, [learned[parts == s] for s in range(len(SHARES))])
-            for share, fit in enumerate(fits):
-                said = inputs[held] @ fit
-                right[share, held] += said.argmax(1) == labels[held]
-            scores[held] += said  # after learning from all of them
-            sizes += np.cumsum(np.bincount(parts, minlength=len(SHARES))) * held.mean()
+            for step, fit in enumerate(fits):
+                given = inputs[held] @ fit
+                right[step, held] += each * (given.argmax(1) == labels[held])
+            scores[held] += each * given  # after learning from all of them
+            sizes += each * held.mean() * np.cumsum(np.bincount(parts, minlength=len(SHARES)))
     judged = _judged(labels, foldings[0])
-    wrong = calibrated(scores / len(foldings), labels, judged)[1]
+    wrong = calibrated(scores, labels, judged)[1]
     scores[:] = 0
     for folds in foldings:
         for fold in np.unique(folds):
             held, learned = folds == fold, np.flatnonzero((folds != fold) & (wrong < 0.5))
             (fit,) = _fits(inputs, labels, classes, [learned])
-            scores[held] += inputs[held] @ fit
-    found = calibrated(scores / len(foldings), labels, judged)
-    return Answers(
-        found[0][back],
-        found[1][back],
-        found[2],
-        foldings[0][back],
-        right[:, back] / len(foldings),
-        sizes / len(foldings),
-    )
+            scores[held] += each * (inputs[held] @ fit)
+    said, wrong, share = calibrated(scores, labels, judged)
+    return Answers(said[back], wrong[back], share, foldings[0][back], right[:, back], sizes)
 
 
 def prepared(features: Floats) -> Floats:
@@ -128,8 +122,9 @@ def prepared(features: Floats) -> Floats:
     # A channel that hardly ever fires would be all noise.
     inputs /= (spread + 0.01 * spread.mean() + 1e-12) * np.float32(inputs.shape[1] ** 0.5)
     if inputs.shape[0] < inputs.shape[1]:
-        inputs = np.linalg.qr(inputs.T.astype(np.float64), mode="r").T.astype(np.float32)
-    return np.column_stack([inputs, np.full(len(inputs), INTERCEPT, np.float32)])
+        inputs = np.asarray(np.linalg.qr(inputs.T.astype(np.float64), mode="r")).T
+    constant = np.full(len(inputs), INTERCEPT)
+    return np.column_stack([inputs, constant]).astype(np.float32)
 
 
 def calibrated(

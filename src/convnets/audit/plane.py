@@ -38,4 +38,5 @@ def plane(features: Floats, seed: int) -> Floats:
     places = np.empty((count, 2), np.float32)
     places[order] = marked[near].mean(1)
     places -= places.min(0)
-    return places / (places.max(0) + np.float32(1e-12))
+    places /= places.max(0) + np.float32(1e-12)
+    return places
