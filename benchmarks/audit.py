@@ -149,7 +149,7 @@ def main() -> None:
         plane.plane(one[0], 0)
         say(f"{name}: the map takes {time.process_time() - begun:.1f} s of one core")
     for rows in tables.values():
-        say(pd.DataFrame(rows).fillna("–").to_markdown(index=False, floatfmt=".3f") + "\n")
+        say(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f", missingval="–") + "\n")
 
 
 # By the number of classes: of each class, times as many, draws (0: as asked for).

@@ -15,7 +15,7 @@ STEEPEST = 1.5  # exponent of the power law
 BEND = 1.5
 USUAL = 0.5  # exponents that Hestness et al. found, and theory expects, are mostly below
 # The error of repeated folds has 1.1 to 1.8 times the variance of as many independent pictures:
-# 2 and 12 classes, 5 to 30 of each. See benchmarks/results.md.
+# 2 and 12 classes, 5 to 30 of each. See benchmarks/README.md.
 INFLATION = 1.3
 LEVEL = 0.95
 
@@ -99,7 +99,7 @@ def _slopes(errors: NDArray[np.float64], sizes: NDArray[np.float32]) -> NDArray[
     """
     x = np.log(sizes[-3:].astype(np.float64))
     x -= x.mean()
-    slopes = -(x @ np.log(errors[-3:] + 0.5)) / (x @ x)
+    slopes = -(x @ np.log(errors[-3:] + 0.5)) / (x @ x + 1e-9)  # few pictures: all sizes may be one
     return np.asarray(np.clip(slopes, 0, STEEPEST))
 
 

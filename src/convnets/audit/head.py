@@ -26,6 +26,7 @@ INTERCEPT = 10.0  # a constant feature so large is hardly shrunk
 # Where no label seems wrong, a few may be: in ten benchmarks, 0.15 to 10 % were (Northcutt et al.,
 # 2021, arXiv:2103.14749).
 LEAST_WRONG = 0.002
+RIGHT = 20  # labels that are taken as right beforehand, so that four pictures prove little
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -36,7 +37,7 @@ class Answers(NamedTuple):
 
     probabilities: Floats  # (n, classes), calibrated
     wrong: Floats  # (n,) the probability that the label is wrong
-    wrong_share: float  # of all labels
+    wrong_share: float  # of all labels, estimated in the first pass
     folds: Ints  # (n,) of the first repetition
     right: Floats  # (SHARES, n): how often it gave the label, after learning from such a share
     sizes: Floats  # (SHARES,): the number of pictures in such a share
@@ -96,14 +97,14 @@ def answers(features: Floats, labels: Ints, groups: Ints, seed: int) -> Answers:
             scores[held] += each * given  # after learning from all of them
             sizes += each * held.mean() * np.cumsum(np.bincount(parts, minlength=len(SHARES)))
     judged = _judged(labels, foldings[0])
-    wrong = calibrated(scores, labels, judged)[1]
+    _, wrong, share = calibrated(scores, labels, judged)
     scores[:] = 0
     for folds in foldings:
         for fold in np.unique(folds):
             held, learned = folds == fold, np.flatnonzero((folds != fold) & (wrong < 0.5))
             (fit,) = _fits(inputs, labels, classes, [learned])
             scores[held] += each * (inputs[held] @ fit)
-    said, wrong, share = calibrated(scores, labels, judged)
+    said, wrong, _ = calibrated(scores, labels, judged)
     return Answers(said[back], wrong[back], share, foldings[0][back], right[:, back], sizes)
 
 
@@ -148,7 +149,8 @@ def calibrated(
         return np.asarray(np.exp(chosen[np.arange(len(rows)), labels[rows]]))
 
     def loss(share: float, p: NDArray[np.float64]) -> float:
-        return float(-np.log((1 - share) * p + share * (1 - p) / others + 1e-12).sum())
+        told = (1 - share) * p + share * (1 - p) / others
+        return float(-np.log(told + 1e-12).sum() - RIGHT * np.log(1 - share))
 
     def best(p: NDArray[np.float64]) -> tuple[float, float]:
         found = minimize_scalar(loss, bounds=(0, 0.5), args=(p,), method="bounded")
