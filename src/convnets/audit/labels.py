@@ -8,8 +8,8 @@ from scipy.stats import binomtest
 
 from convnets.audit.head import Answers, Ints
 
-# The least probability of being wrong of a label that is named. With 1 to 10 % planted, 98 % of the
-# wrong ones are, and at most half as many others; with none, 1 in 1,000.
+# The least probability of being wrong of a label that is named. With 1 to 10 % planted, 96 % of the
+# wrong ones or more are, and a quarter as many others at most; with none planted, 1 in 700.
 NAMED = 0.05
 
 
