@@ -15,7 +15,7 @@ STEEPEST = 1.5  # exponent of the power law
 BEND = 1.5
 USUAL = 0.5  # exponents that Hestness et al. found, and theory expects, are mostly below
 # The error of repeated folds has 1.1 to 1.8 times the variance of as many independent pictures:
-# 2 and 12 classes, 5 to 30 of each. See benchmarks/results.md.
+# 2 and 12 classes, 5 to 30 of each. See benchmarks/README.md.
 INFLATION = 1.3
 LEVEL = 0.95
 
@@ -49,7 +49,9 @@ def accuracy(answers: Answers, groups: Ints) -> Estimate:
     return Estimate(float(p), float(max(0, middle - half)), float(min(1, middle + half)))
 
 
-def curve(answers: Answers, labels: Ints, groups: Ints, seed: int) -> pd.DataFrame:
+def curve(
+    answers: Answers, labels: Ints, groups: Ints, seed: int, forecast: tuple[int, ...] = FORECAST
+) -> pd.DataFrame:
     """Return the learning curve of all classes together (class -1) and of each class.
 
     The columns are `class`, `pictures` (that the head learns from, of all classes), `accuracy`,
@@ -64,6 +66,7 @@ def curve(answers: Answers, labels: Ints, groups: Ints, seed: int) -> pd.DataFra
         labels: (n,) classes, from 0.
         groups: (n,) what pictures belong together.
         seed: for the draws.
+        forecast: how many times as many pictures.
     """
     rng = np.random.default_rng(seed)
     _, ids = np.unique(groups, return_inverse=True)
@@ -78,12 +81,11 @@ def curve(answers: Answers, labels: Ints, groups: Ints, seed: int) -> pd.DataFra
         for size, right in zip(answers.sizes, answers.right[:, chosen], strict=True):
             known, share = _independent(right, groups[chosen]), 1 - float(right.mean())
             errors = beta.ppf(levels, share * known + 0.5, (1 - share) * known + 0.5)
-            low, high = _middle(errors)
-            rows.append((label, round(float(size)), 1 - share, low, high, False))
-        for times in FORECAST:
+            rows.append((label, round(float(size)), 1 - share, *_middle(errors, share), False))
+        for times in forecast:
             falls = (size / (times * len(labels))) ** slopes
             middle = 1 - share * float(np.median(falls))
-            rows.append((label, times * len(labels), middle, *_middle(errors * falls), True))
+            rows.append((label, times * len(labels), middle, *_middle(errors * falls, share), True))
     columns = ["class", "pictures", "accuracy", "low", "high", "forecast"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -97,7 +99,7 @@ def _slopes(errors: NDArray[np.float64], sizes: NDArray[np.float32]) -> NDArray[
     """
     x = np.log(sizes[-3:].astype(np.float64))
     x -= x.mean()
-    slopes = -(x @ np.log(errors[-3:] + 0.5)) / (x @ x)
+    slopes = -(x @ np.log(errors[-3:] + 0.5)) / (x @ x + 1e-9)  # few pictures: all sizes may be one
     return np.asarray(np.clip(slopes, 0, STEEPEST))
 
 
@@ -112,6 +114,6 @@ def _independent(right: NDArray[np.floating], groups: Ints) -> float:
     return len(right) / INFLATION / design
 
 
-def _middle(errors: NDArray[np.float64]) -> tuple[float, float]:
+def _middle(errors: NDArray[np.float64], share: float) -> tuple[float, float]:
     low, high = np.quantile(1 - errors, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return float(low), float(high) if share else 1.0  # modified as in Brown et al. (2001)

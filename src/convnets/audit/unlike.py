@@ -14,7 +14,7 @@ FEWEST = 5
 # The two spreads together that name a picture. It names 0.3 % of 5,000 photographs of cats and
 # dogs; of digits, screenshots, noise and other photographs among them, 95 % or more.
 LIMIT = 7.0
-REFERENCES = 5000  # pictures that the others are compared with
+REFERENCES = 2500  # pictures that the others are compared with
 BLOCK = 1000
 
 
