@@ -55,4 +55,4 @@ audit: ## check the locked packages for known vulnerabilities; needs pip-audit
 
 clean: ## remove what the pipeline made and the environment, but keep the runs in mlflow.db
 	python -m convnets clean
-	rm -rf .venv dvc_plots
+	rm -rf .venv .features dvc_plots

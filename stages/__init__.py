@@ -17,7 +17,7 @@ from convnets.base import console, params, untrained
 def _end_if_not_trained() -> None:
     stage = sys.argv[1]
     if why := untrained.reason(stage, params.load()):
-        untrained.not_trained(stage)
+        untrained.not_trained(stage, why)
         console.say(f"{stage}: not trained, as {why}")
         sys.exit()
 

@@ -1,4 +1,4 @@
-"""What is not trained: such a stage leaves empty folders, within a second and without Keras."""
+"""What is not trained: such a stage leaves a note alone, within a second and without Keras."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,12 @@ from convnets.base import files
 from convnets.base.params import Params, Training
 
 
+NOTE = "not-trained.txt"  # DVC warns of each empty folder, again and again
+
+
 def made(path: Path) -> bool:
-    """Return whether a stage made its out. An empty folder stands for what is not trained."""
-    return path.is_file() or (path.is_dir() and any(path.iterdir()))
+    """Return whether a stage made its out. An empty folder, or a note, is for what it did not."""
+    return path.is_file() or (path.is_dir() and any(file.name != NOTE for file in path.iterdir()))
 
 
 def reason(stage: str, p: Params) -> str:
@@ -42,11 +45,12 @@ def reason(stage: str, p: Params) -> str:
     return f"{missing[0]} is empty" if missing else ""
 
 
-def not_trained(stage: str) -> None:
-    """Make the outs that `dvc.yaml` declares for a stage, as empty folders."""
+def not_trained(stage: str, why: str) -> None:
+    """Make the outs that `dvc.yaml` declares for a stage, as folders with a note."""
     for out in _declared(stage)["outs"]:
         with files.atomic(Path(out)) as part:
             part.mkdir()
+            (part / NOTE).write_text(f"{why}\n", encoding="utf-8")
 
 
 def _declared(stage: str) -> dict[str, Any]:
