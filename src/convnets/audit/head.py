@@ -1,7 +1,7 @@
 """A linear head on pooled features, in closed form: it answers for pictures that it never saw.
 
-Ridge regression on the classes' indicators. From 60 to 5,000 pictures, of 2 and of 12 classes, it
-was right as often as a logistic regression, whose iterations cost a hundred times as much.
+Ridge regression on the classes' indicators. On 960 pictures of twelve flowers, it gave 98.5 % of
+the labels out of fold, and a logistic regression (C = 0.003) 97.9 %.
 """
 
 from collections.abc import Iterator, Sequence
@@ -195,8 +195,8 @@ def _nested(labels: Ints, rng: np.random.Generator) -> Ints:
 def _fits(inputs: Floats, labels: Ints, classes: int, parts: list[Ints]) -> Iterator[Floats]:
     """Yield the head's weights, (inputs, classes), after the first part, the first two and so on.
 
-    Each class has the same weight in all: otherwise a picture that is left out makes its own class
-    less probable, which costs 5 % of accuracy with five of each class.
+    Each class has the same weight in all: otherwise the answers lean to the large classes, and a
+    picture that is left out makes its own class, if it has few, less probable.
     """
     width = inputs.shape[1]
     products = np.zeros((width, width + classes), np.float32)

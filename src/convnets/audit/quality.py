@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 128  # pixels: all are compared at one size
-# Of Kaggle's 5,000 cats and dogs, three pictures are beyond one of these. In pixels of 128,
-# a Gaussian blur of 2 is beyond BLURRED in nearly all pictures, one of 1 in a third.
+# One of Kaggle's 5,000 cats and dogs, a dark one, is beyond one of these. In pixels of 128, a
+# Gaussian blur of 2 is found in nine of ten pictures or more, one of 1 in fewer than half.
 LIMITS = {
     "dark": ("brightest", 0.25),  # below it is the brightest twentieth, of 1
     "bright": ("darkest", -0.75),  # above it (so minus) is the darkest twentieth

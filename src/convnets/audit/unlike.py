@@ -11,8 +11,8 @@ from convnets.audit.head import Floats, Ints
 # belong are often alike, such as fifty screenshots, and each other's nearest neighbours.
 NEIGHBOUR = 0.015  # of all pictures
 FEWEST = 5
-# The two spreads together that name a picture. It names 0.3 % of 5,000 photographs of cats and
-# dogs; of digits, screenshots, noise and other photographs among them, 95 % or more.
+# The two spreads together that name a picture, compared with all: 0.3 % of 5,000 photographs of
+# cats and dogs; of digits, drawn screenshots, noise or flowers among them, 95 % or more.
 LIMIT = 7.0
 REFERENCES = 2500  # pictures that the others are compared with
 BLOCK = 1000
