@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from convnets.audit import pictures
 from convnets.base import console, files, params
@@ -24,7 +25,9 @@ def main() -> None:
         subset = json.loads(Path("metrics/subset.json").read_text(encoding="utf-8"))
         copies = pictures.pairs(table, subset["duplicate_files"])
         pixels = {split: npy.read(IMAGES / f"{split}.npy") for split in pictures.SPLITS}
-        found = pictures.examine(table, features, pixels, copies, p.seed)
+        # With more threads, these many small products take longer, and their last bits may vary.
+        with threadpool_limits(1):
+            found = pictures.examine(table, features, pixels, copies, p.seed)
         with files.atomic(OUT) as part:
             part.mkdir()
             found.table.to_csv(part / "pictures.csv", index=False)

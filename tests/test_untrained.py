@@ -23,7 +23,7 @@ def outs(stage: str) -> list[Path]:
 def project(tmp_path, monkeypatch) -> Path:
     """The pipeline, where each dep exists and nothing runs."""
     monkeypatch.chdir(ROOT)
-    text = presets.compose("sample")
+    text = presets.compose("book")
     monkeypatch.chdir(tmp_path)
     for name in ("dvc.yaml", "presets", "stages", "src"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -8,7 +8,6 @@ import yaml
 from convnets.base import files
 from convnets.base.params import Params, Training
 
-
 NOTE = "not-trained.txt"  # DVC warns of each empty folder, again and again
 
 

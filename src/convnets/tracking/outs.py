@@ -99,7 +99,6 @@ def clean() -> tuple[list[Path], list[Path]]:
     removed += [file for part in PARTS for file in FOLDER.rglob(part) if file.is_file()]
     for file in removed:
         file.unlink(missing_ok=True)
-    shutil.rmtree(files.root() / FEATURES, ignore_errors=True)
     for folder in sorted((path for path in FOLDER.rglob("*") if path.is_dir()), reverse=True):
         if not any(folder.iterdir()):
             folder.rmdir()
