@@ -77,7 +77,7 @@ STAND_INS = {
         "python -m convnets preset photos -S data.path=$HOME/photos && dvc repro": (
             "python -m convnets preset photos -S data.path=$HOME/photos && dvc repro download "
             "&& git checkout -q . && dvc checkout -q",
-            "ImageNet weights are out of reach: the stage that reads the photographs",
+            "the stage that reads the photographs; docs/improve.md runs all of them",
         ),
         "dvc exp run -S epochs=50": (
             "dvc exp run --temp -S epochs=50 train_feature_head",
