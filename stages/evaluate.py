@@ -11,6 +11,7 @@ from convnets.examples.examples import IMAGES, fingerprint
 from convnets.models import answers, saved
 from convnets.models.trained import FOLDER, MODEL
 from convnets.pages import figures, page, report
+from convnets.pages.style import svg
 from convnets.tracking import git
 from convnets.tracking.run import recorded
 
@@ -47,7 +48,7 @@ def main() -> None:
             {f"{name}.{key}": by_model[name][key] for name in by_model for key in by_model[name]}
         )
         for name, figure in drawn.by_name().items():
-            run.text(figures.svg(figure), f"{name}.svg")
+            run.text(svg(figure), f"{name}.svg")
         run.text(report.html(shown, run.durations()), "report.html")
         for file in ("comparison.png", "comparison.csv", "recall.csv", "calibration.csv"):
             run.artifact(METRICS / file)

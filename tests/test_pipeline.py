@@ -275,7 +275,8 @@ DUE = {  # by an edit in each room: the house is drawn by bytes
     "sources": {"download"},
     "listing": {"download", "subset", "labels"},
     "pictures": {"subset"},
-    "pages": {"labels", "evaluate"},
+    "pages": {"labels", "audit", "evaluate"},
+    "audit": {"audit"},
     "evaluation": {"evaluate"},
     "networks": CONVNETS,
     "heads": HEADS,
@@ -284,7 +285,7 @@ DUE = {  # by an edit in each room: the house is drawn by bytes
     "augmentation": {"extract_views", "evaluate"} | CONVNETS,
     "backbones": {"download_weights"} | EXTRACT | HEADS,
     "models": {"download_weights", "evaluate"} | EXTRACT | set(TRAINING),
-    "examples": {"labels", "download_mnist", "evaluate"} | EXTRACT | set(TRAINING),
+    "examples": {"labels", "audit", "download_mnist", "evaluate"} | EXTRACT | set(TRAINING),
 }
 
 
@@ -574,6 +575,32 @@ train_linear_probe:
   units: null
   dropout: 0
 """
+
+
+@pytest.mark.slow("corrections")
+def test_a_correction_costs_no_extraction(small):
+    """A label is changed and a picture dropped: what learns from labels runs, and nothing else."""
+    small.run("dvc", "repro")
+    table = pd.read_csv(small.folder / "dvc-outs/images/train.csv", dtype=str)
+    path = small.folder / "corrections.csv"
+    before = path.read_text()
+    after = {0: "dog", 1: "drop"}
+    for row, label in after.items():
+        assert table["class"][row] == "cat"
+        with path.open("a") as file:
+            file.write(f"{table['sha256'][row]},{table['file'][row]},cat,{label},\n")
+    try:
+        ran = executed(small.run("dvc", "repro"))
+        of_images = {stage for stage in TRAINING if "mnist" not in stage}
+        assert set(ran) == {"labels", "audit", "evaluate"} | of_images
+        labels = pd.read_csv(small.folder / "dvc-outs/labels/train.csv").set_index("row")
+        assert labels.loc[0, "class"] == "dog"
+        assert len(labels) == len(table) - 1
+        run = small.runs()[lambda runs: runs["tags.stage"] == "labels"].iloc[0]
+        assert (run["metrics.corrected"], run["metrics.dropped"]) == (1, 1)
+        assert "1 have another class" in (small.folder / "metrics/data.html").read_text()
+    finally:
+        path.write_text(before)
 
 
 @pytest.mark.slow("head")

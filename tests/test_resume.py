@@ -132,6 +132,20 @@ def test_a_killed_subset_goes_on(clone):
     assert not unfinished(clone, "subset")
 
 
+def test_an_edit_that_changes_no_byte_costs_no_epoch(clone):
+    page = clone.folder / "src/convnets/pages/page.html"
+    before = page.read_text()
+    process = start(clone, "train_augmented")
+    assert next((line for line in process.stdout if line.startswith("epoch 2")), None)
+    process.kill()
+    process.wait()
+    page.write_text(before.replace("<style>", "<style>/* a comment */"))
+    try:
+        assert "resuming after epoch" in clone.run(*command("train_augmented"))
+    finally:
+        page.write_text(before)
+
+
 def test_a_killed_driver_of_a_cluster_goes_on(clone, monkeypatch):
     outs, mark = STAGES["extract_views"]
     clone.run(*command("extract_views"))

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from convnets.audit.pictures import Audit, summary
-from convnets.pages.figures import BLUE, INK, RED, svg
 from convnets.pages.page import picture, render
+from convnets.pages.style import BLUE, INK, RED, svg
 
 SHOWN = 60  # pictures of a kind
 POINTS, SMALL = 600, 64  # on the map at most, and the longer side of their pictures in pixels

@@ -13,6 +13,7 @@ from convnets.evaluation.scores import Results, mistakes, successes
 from convnets.pages import figures
 from convnets.pages.figures import Drawn
 from convnets.pages.page import picture, render
+from convnets.pages.style import svg
 
 MOSAIC = 1536  # the longer side in pixels, at most
 MAPS = 32  # shown of the first convolution
@@ -59,7 +60,7 @@ def content(
         }
 
     def drawing(figure: Figure) -> Markup:
-        return Markup(figures.svg(figure))  # noqa: S704 - texts are escaped
+        return Markup(svg(figure))  # noqa: S704 - texts are escaped
 
     return {
         "labels": labels,
