@@ -64,7 +64,8 @@ MODELS = {
 def write_project(folder: Path, model: keras.Model, classes: list[str]) -> None:
     """Write a model, as the champion, and images of its size."""
     saved.save(model, folder / "models/champion.keras", record(classes))
-    (folder / examples.IMAGES).mkdir(parents=True)
+    for place in (examples.IMAGES, examples.LABELS):
+        (folder / place).mkdir(parents=True)
     random = np.random.default_rng(0)
     for split, count in {"train": 40, "test": 37}.items():
         light = random.random((count, 1, 1, 1))
@@ -74,8 +75,9 @@ def write_project(folder: Path, model: keras.Model, classes: list[str]) -> None:
         np.save(path, coarse.repeat(side, axis=1).repeat(side, axis=2))
         labels = np.arange(count) % len(classes)
         names = [classes[label] for label in labels]
-        table = pd.DataFrame({"file": "x.png", "class": names, "label": labels})
-        table.to_csv(path.with_suffix(".csv"), index=False)
+        rows = {"file": "x.png", "class": names, "label": labels, "row": range(count)}
+        table = pd.DataFrame(rows)
+        table.to_csv(folder / examples.LABELS / f"{split}.csv", index=False)
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +158,7 @@ def test_an_export_answers_as_the_model_and_the_table_says_how_nearly(
         "output": f"float32, (n, {len(classes)}), the probability of each class",
         "classes": classes,
     }
-    images, labels, *_ = examples.load(
-        Path("dvc-outs/images/test.npy"), Path("dvc-outs/images/test.csv")
-    )
+    images, labels, *_ = examples.load(Path("dvc-outs/images/test.npy"), "test")
     model = saved.load(Path("models/champion.keras"))
     expected = answers.by_class(model.predict(images, verbose=0))
     assert expected.std(axis=0).min() > 0.05  # else any answer would be near
@@ -245,8 +245,8 @@ def test_without_fitting_images_there_is_no_export(projects, tmp_path, capsys, m
     monkeypatch.chdir(tmp_path)
     model = str(projects["two"] / "models/champion.keras")
     _, error = export(capsys, monkeypatch, "litert", "--model", model)
-    assert "dvc-outs/images/test.npy: does not exist" in error
-    assert "run `dvc repro subset` or `dvc pull dvc-outs/images`" in error
+    assert "dvc-outs/labels/test.csv: does not exist" in error
+    assert "run `dvc repro labels`, or `dvc pull`" in error
     monkeypatch.chdir(projects["three"])
     _, error = export(capsys, monkeypatch, "litert", "--model", model)
     assert "not the size or the classes of the model" in error

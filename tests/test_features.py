@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from convnets.backbones import backbone
 from convnets.base.console import InputError
-from convnets.features import features
+from convnets.features import computed, features
 from convnets.features.computed import Computed
 from convnets.features.features import BATCH
 from convnets.models import saved
-from convnets.training import computed
 from tests.commands import backbone_of
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"

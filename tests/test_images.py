@@ -609,7 +609,7 @@ def test_any_error_of_a_decoder_is_one_printable_line(error, monkeypatch):
 
     monkeypatch.setitem(images.DECODERS, "JPEG", (fail, 1))
     with pytest.raises(ImageError) as caught:
-        images.decode(b"", 8)
+        images.decode(encoded(RED), 8)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
 
@@ -620,7 +620,7 @@ def test_ctrl_c_passes(monkeypatch):
 
     monkeypatch.setitem(images.DECODERS, "JPEG", (stop, 1))
     with pytest.raises(KeyboardInterrupt):
-        images.decode(b"", 8)
+        images.decode(encoded(RED), 8)
 
 
 def test_a_heic_without_its_decoder_gets_the_remedy(monkeypatch):

@@ -18,7 +18,7 @@ from convnets.base import params
 from convnets.base.console import InputError
 from convnets.commands import inspection
 from convnets.evaluation import metrics
-from convnets.listing import subset
+from convnets.listing import labels, subset
 from convnets.pages import overview
 from convnets.pictures import arrays
 from convnets.sources import layout, sample
@@ -271,7 +271,10 @@ def test_the_arrays_and_the_page_of_a_class_that_a_given_split_lacks(tmp_path):
     written = arrays.write(tmp_path / "x.zip", given, place, out, how, 78, 0)
     assert written["test"] == {"cat": 2, "dog": 2, "owl": 0}
     assert "owl (0)" in written["doubts"][0]
-    assert "10 images of 3 classes are used" in overview.html(given, written, out)
+    labelled = labels.write(out, tmp_path / "labels", {})
+    pixels = [np.load(out / f"{name}.npy") for name in ("train", "duplicates")]
+    page = overview.html(given, written, labelled, *pixels)
+    assert "10 images of 3 classes are used" in page
 
 
 @pytest.fixture

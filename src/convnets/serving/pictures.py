@@ -17,9 +17,7 @@ from mlflow.pyfunc.model import PythonModel
 from numpy.typing import NDArray
 from PIL import Image
 
-from convnets.listing.kinds import ImageError
 from convnets.models import answers, saved
-from convnets.pictures import images
 
 
 class Pictures(PythonModel):
@@ -60,10 +58,12 @@ class Pictures(PythonModel):
             if isinstance(picture, str):
                 picture = base64.b64decode(picture, validate=True)
             if isinstance(picture, bytes):
+                from convnets.pictures import images  # no training needs it that logs this file
+
                 rgb = images.decode(picture, shape[0])
                 picture = rgb if shape[2] == 3 else np.array(Image.fromarray(rgb).convert("L"))
             pixels = np.asarray(picture, np.float32).reshape(_fitting(picture, shape))
-        except (ImageError, binascii.Error, ValueError, TypeError) as error:
+        except (binascii.Error, ValueError, TypeError) as error:
             raise MlflowException(
                 f"picture {place}: {error}; send the content of an image file, as bytes or in "
                 f"base64, or pixels of shape {shape}",

@@ -32,7 +32,7 @@ def write(how: params.Data, subset: params.Subset, seed: int, out: Path) -> Layo
         InputError: the source cannot be used.
     """
     with ExitStack() as stack:
-        folder = stack.enter_context(TemporaryDirectory(dir=out.parent))
+        folder = stack.enter_context(TemporaryDirectory(dir=out.parent, prefix=".part."))
         opened = stack.enter_context(_opened(how, subset, seed, out.parent, Path(folder)))
         found = without_rare(recognised(opened, how), subset.minimum)
         chosen = choose(found.images, subset, seed)
