@@ -39,7 +39,7 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
     values["data"] = {"source": "archive", "path": str(shared / "dogs-vs-cats.zip")}
     values["backbone"]["weights"] = str(shared / "vgg16-imagenet-notop.weights.h5")
     values["train_scratch"]["epochs"] = 1
-    values["subset"] |= {"validation": 150, "test": 200}  # a third of the time to extract
+    values["subset"] |= {"train": 400, "validation": 100, "test": 150}  # minutes less to extract
     values["train_feature_head"]["epochs"] = 8
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     output = empty_clone.run("dvc", "repro", "train_feature_head", "train_scratch")
@@ -47,25 +47,25 @@ def test_the_feature_head_reaches_the_book(shared, empty_clone: Clone):
 
     folder = empty_clone.folder
     summary = json.loads((folder / "metrics/subset.json").read_text())
-    assert summary["train"] == {"cat": 1000, "dog": 1000}
-    assert summary["test"] == {"cat": 200, "dog": 200}
+    assert summary["train"] == {"cat": 400, "dog": 400}
+    assert summary["test"] == {"cat": 150, "dog": 150}
     features = np.load(folder / "dvc-outs/features/test.npy", mmap_mode="r")
-    assert features.shape == (400, 5, 5, 512)
+    assert features.shape == (300, 5, 5, 512)
     path = folder / "dvc-outs/trained/train_feature_head"
     model, found = saved.load(path / trained.MODEL), trained.read(path)
     assert len(found.history) == 8
     kept = found.history.loc[trained.best_epoch(found.history, "val_loss")]
-    assert kept["val_accuracy"] > 0.95
-    labels = np.repeat([0, 1], 200)
+    assert kept["val_accuracy"] > 0.94
+    labels = np.repeat([0, 1], 150)
     test = examples.Examples(features, labels, folder)
     cached = model.get_layer("head").predict(batches.in_order(test, 64), verbose=0)
     tested = metrics.Predictions(labels, by_class(cached))
-    assert metrics.score(tested, kept)["test_accuracy"] >= 0.95
+    assert metrics.score(tested, kept)["test_accuracy"] >= 0.94
     answered = answers.probabilities(found.logits["test"])
     # Keras multiplies in float32, the answers in float64: large features differ in the fifth digit.
     np.testing.assert_allclose(answered, tested.probabilities, rtol=0, atol=1e-4)
     # The features may be in bfloat16. The float32 model from pixels agrees with them.
-    rows = np.arange(0, 400, 10)
+    rows = np.arange(0, 300, 10)
     pixels = np.load(folder / "dvc-outs/images/test.npy", mmap_mode="r")[rows]
     difference = np.abs(model.predict(pixels, verbose=0) - cached[rows])
     assert np.median(difference) < 0.01
