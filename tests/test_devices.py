@@ -52,10 +52,10 @@ def clone(tmp_path_factory) -> Clone:
     # nothing but rounding in a gradient near 0 may become a step of full length.
     for stage in ("train_mnist", RESIDUAL):
         values[stage] |= {"optimizer": "sgd", "learning_rate": 0.01, "schedule": "constant"}
-    values[RESIDUAL] |= {"dropout": 0}  # each device draws its own
+    values[RESIDUAL] |= {"epochs": EPOCHS, "dropout": 0}  # each device draws its own
     values["train_mnist"] |= {"validation_share": 147 / 1497}  # its last batch has 19 images
     path.write_text(yaml.safe_dump(values))
-    for stage in ("download", "subset", "download_mnist"):
+    for stage in ("download", "subset", "labels", "download_mnist"):
         clone.run(*command(stage))
     return clone
 

@@ -51,6 +51,7 @@ CI = "the CI runs it, as .ci/run and the Makefile say"
 LONG = "it trains for hours, on photographs that are not here: it is only planned"
 CLUSTER = "a cluster of the test's own, as `ray stop` would end those of others too"
 OFFLINE = "Keras's server is out of reach: a local file, for the one stage that reads it"
+TINY = "-S subset.train=10 -S subset.validation=5 -S subset.test=5"
 STAND_INS = {
     "CONTRIBUTING.md": {
         "make check": ("grep -E '^test: .*check' Makefile", CI),
@@ -91,12 +92,16 @@ STAND_INS = {
         ),
     },
     "docs/kaggle.md": {
+        "python -m convnets preset book": (
+            f"python -m convnets preset book {TINY}",
+            "of Kaggle's photographs, forty are here",
+        ),
         "dvc repro": ("dvc repro --dry", LONG),
         "dvc exp run -S epochs=1": ("dvc exp run -S epochs=1 download", LONG),
         "python -m convnets preset book -S data.source=archive "
         "-S data.path=$HOME/Downloads/dogs-vs-cats.zip": (
             "python -m convnets preset book -S data.source=archive "
-            "-S data.path=$HOME/Downloads/dogs-vs-cats.zip && dvc repro download",
+            f"-S data.path=$HOME/Downloads/dogs-vs-cats.zip {TINY} && dvc repro download",
             "the one stage that reads the archive; the others see no difference",
         ),
     },

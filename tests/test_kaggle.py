@@ -282,7 +282,7 @@ def test_a_killed_stage_goes_on_and_no_secret_is_left(kaggle, empty_clone: Clone
     second, _ = process.communicate()
     assert process.returncode == 0, second
     assert kaggle.ranges == [None, f"bytes={MEGABYTE}-"]
-    assert (empty_clone.folder / "dvc-outs/images.zip").read_bytes() == kaggle.content
+    assert (empty_clone.folder / "dvc-outs/dogs-vs-cats.zip").read_bytes() == kaggle.content
     summary = json.loads((empty_clone.folder / "metrics/download.json").read_text())
     assert summary["source"] == "kaggle"
     assert list(empty_clone.runs()["status"]) == ["FINISHED"]

@@ -422,7 +422,7 @@ def test_a_run_s_pages(small, ui, page):
     page.goto(f"{address}?workflowType=machine_learning")
     main = page.get_by_role("main")
     for text in (
-        "A dense head on the frozen backbone's features",
+        "A head on the frozen backbone's features",
         "train_feature_head.learning_rate",
         "best_val_accuracy",
         run["tags.dvc_run"],
@@ -552,6 +552,7 @@ def test_a_cluster_makes_the_same_bytes(tmp_path, monkeypatch):
     before = (clone.folder / "dvc.lock").read_text()
     with nodes(monkeypatch, 3):
         for stage in ("subset", "extract_features", "extract_views"):
+            shutil.rmtree(clone.folder / ".features", ignore_errors=True)
             output = clone.run("dvc", "repro", "--single-item", "--force", stage)
             assert "Ray: 3 nodes, 3 CPUs" in output
     assert (clone.folder / "dvc.lock").read_text() == before

@@ -31,6 +31,7 @@ EPOCHS = 8
 BEFORE = (
     "download",
     "subset",
+    "labels",
     "download_weights",
     "extract_features",
     "extract_views",

@@ -23,7 +23,7 @@ from tests.test_pipeline import make_quick
 
 pytestmark = pytest.mark.slow
 
-STAGES = ("inputs", "download", "subset", "train_scratch")  # enough for an experiment
+STAGES = ("inputs", "download", "subset", "labels", "train_scratch")  # enough for an experiment
 NODES = ("one", "two", "three")
 IDENTITY = ("-c", "user.name=test", "-c", "user.email=test@localhost")
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from convnets.base.console import InputError, printable, progress
 from convnets.evaluation import chance
+from convnets.listing.labels import CORRECTIONS
 
 PREDICTIONS = PurePosixPath("metrics/predictions.csv")
 LONG = 30  # characters of a setting, which is told by a number above that
@@ -194,7 +195,7 @@ def _origin(repo: Any, deps: Deps) -> dict[str, str]:
     stages = repo.index.stages
     commands = [(stage.name, stage.cmd) for stage in stages]
     given = [(dep.def_path, dep.hash_info.value) for dep, made in deps if not made]
-    data = [each for each in given if not each[0].startswith(("src/", "stages/"))]
+    data = [each for each in given if each[0] == CORRECTIONS.name]
     code = [each for each in given if each not in data]
     stamps = [stage.outs for stage in stages if stage.always_changed]
     inputs = [(out.def_path, out.hash_info.value) for outs in stamps for out in outs]
