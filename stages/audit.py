@@ -36,7 +36,7 @@ def main() -> None:
             np.save(part / "probabilities.npy", found.answers.probabilities, allow_pickle=False)
         summary = pictures.summary(found)
         files.write_json(SUMMARY, summary)
-        page.write(pages.html(found, pixels), PAGE)
+        page.write(pages.html(found, summary, pixels), PAGE)
         run.artifact(PAGE)
         run.metrics({key: float(summary[key]) for key in ("accuracy", "doubtful", "unlike")})
     for told in (*summary["advice"], summary["trusted"]):

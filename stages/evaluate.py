@@ -6,7 +6,7 @@ from pathlib import Path
 from convnets.augmentation import augment as augmentation
 from convnets.base import console, params
 from convnets.evaluation import explain, scores
-from convnets.examples import npy
+from convnets.examples import examples, npy
 from convnets.examples.examples import IMAGES, fingerprint
 from convnets.models import answers, saved
 from convnets.models.trained import FOLDER, MODEL
@@ -26,7 +26,7 @@ def main() -> None:
         trained = scores.load(FOLDER, frozenset(run.declared.outs))
         results = scores.compare(trained, p.monitor)
         scores.write(results, METRICS)
-        images = npy.read(IMAGES / "test.npy")
+        images = examples.load(IMAGES / "test.npy", "test").at(slice(None))  # without dropped ones
 
         # The one model that is needed, with Keras.
         champion = saved.load(FOLDER / results.champion / MODEL)

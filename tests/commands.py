@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +26,7 @@ import pandas as pd
 import pytest
 from dvc.repo import Repo
 from PIL import Image
+from playwright.sync_api import Page
 
 from convnets import __main__ as program
 from convnets.backbones import backbone
@@ -207,6 +208,30 @@ def answers(server: "subprocess.Popen[bytes]", port: int) -> bool:
         except OSError:
             time.sleep(0.5)
     return False
+
+
+@contextmanager
+def opener(
+    page: Page, address: str, places: tuple[str, ...], noted: str
+) -> Iterator[Callable[..., Page]]:
+    """Open a server's page in given ways. It asks these places alone, and has no complaints.
+
+    Chromium itself notes some status of an answer.
+    """
+    requested: list[str] = []
+    complaints: list[str] = []
+
+    def opened(**how: Any) -> Page:
+        seen = page.context.browser.new_page(**how)
+        seen.on("request", lambda request: requested.append(request.url))
+        seen.on("console", lambda message: complaints.append(message.text))
+        seen.on("pageerror", lambda error: complaints.append(str(error)))
+        seen.goto(address)
+        return seen
+
+    yield opened
+    assert all(url.startswith(places) for url in requested)
+    assert [text for text in complaints if noted not in text] == []
 
 
 def noise(output: str) -> list[str]:

@@ -1,9 +1,10 @@
 """The audit: what follows from features and labels. All arrays are drawn."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from convnets.audit import curve, head, labels, plane, quality, unlike
+from convnets.audit import curve, head, labels, pictures, plane, quality, unlike
 from convnets.base.console import InputError
 
 PER = 40
@@ -174,3 +175,26 @@ def test_the_map_has_a_place_for_each_picture_near_those_of_its_class(monkeypatc
     near = np.argsort(far, axis=1)[:, 1:4]
     assert (truth[near] == truth[:, None]).mean() > 0.95
     assert np.isfinite(plane.plane(np.ones((5, 8), np.float32), 0)).all()
+
+
+def test_the_advice_is_of_the_pictures_and_of_twice_as_many():
+    features, truth = drawn(apart=0.6)
+    places = [3, 50]
+    given = spoiled(truth, places)
+    count = len(truth)
+    names = np.array(["ant", "bee", "cat"])
+    table = pd.DataFrame({"label": given, "class": names[given], "row": range(count)})
+    table = table.assign(split="train", group="", file=table["row"].map("{}.jpg".format))
+    table["sha256"] = table["file"]
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+    found = pictures.examine(table, features, {"train": pixels}, [(3, 50)], 1)
+    assert found.table["class"].tolist() == names[given].tolist()
+    whole = found.curve[(found.curve["class"] == "") & (found.curve["pictures"] == 2 * count)]
+    (twice,) = whole.to_dict("records")
+    told = pictures.advice(found._replace(twins=[]))
+    assert any(f"{twice['low']:.1%} to {twice['high']:.1%}" in one for one in told)
+    known = pictures.summary(found)
+    assert known["doubtful"] == found.table["suspect"].notna().sum()
+    for row in found.near.to_dict("records"):
+        assert found.table["class"][row["near_row"]] == row["class"]
+        assert row["near_row"] != row["row"]

@@ -3,12 +3,14 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from convnets.base.console import InputError
+from convnets.examples import examples
 from convnets.listing import labels
 from tests.commands import ROOT
 
@@ -119,3 +121,16 @@ def test_what_an_editor_or_a_merge_leaves_does_no_harm(tmp_path):
     path.write_bytes("\r\n".join(lines).encode())
     ((name, one),) = labels.corrections(path).items()
     assert (name, one["after"]) == (sha256("train", 0), "dog")
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_after_a_drop_each_label_has_its_own_picture(images, tmp_path, monkeypatch, views):
+    dropped = {sha256("test", 1): {"before": "", "after": labels.DROP}}
+    labels.write(images, tmp_path / examples.LABELS, dropped)
+    monkeypatch.chdir(tmp_path)
+    rows = np.arange(SPLITS["test"] * views)  # row i·K + k is view k of image i
+    np.save("test.npy", rows)
+    kept = [row for row in range(SPLITS["test"]) if row != 1]
+    found = examples.load(Path("test.npy"), "test", views)
+    assert found.at(slice(None), views - 1).tolist() == [row * views + views - 1 for row in kept]
+    assert found.at(np.array([1]), 0).tolist() == [2 * views]

@@ -25,7 +25,7 @@ from convnets.examples.examples import IMAGES
 from convnets.listing import labels
 from convnets.listing.labels import COLUMNS, CORRECTIONS, DROP
 from convnets.serving.review import AUDIT, Review
-from tests.commands import ROOT, said
+from tests.commands import ROOT, opener, said
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CLASSES = ("cat", "=dog", "고양이", HOSTILE)
@@ -569,21 +569,8 @@ SIZES = "[document.documentElement.scrollWidth, document.documentElement.clientW
 
 @pytest.fixture
 def opened(page, address):
-    """Open the page in a given way. It asks only its server, and has no complaints of its own."""
-    requested, complaints = [], []
-
-    def opened(**how):
-        seen = page.context.browser.new_page(**how)
-        seen.on("request", lambda request: requested.append(request.url))
-        seen.on("console", lambda message: complaints.append(message.text))
-        seen.on("pageerror", lambda error: complaints.append(str(error)))
-        seen.goto(address)
-        return seen
-
-    yield opened
-    assert all(url.startswith((f"{address}/", "data:")) for url in requested)
-    # Chromium itself notes a status of 409.
-    assert [text for text in complaints if "status of 4" not in text] == []
+    with opener(page, address, (f"{address}/", "data:"), noted="status of 4") as opened:
+        yield opened
 
 
 @pytest.mark.browser

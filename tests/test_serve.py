@@ -33,7 +33,7 @@ from convnets.serving import decoder, serve, server
 from convnets.serving import predict as prediction
 from convnets.serving.decoder import Decoder
 from convnets.sources import sample
-from tests.commands import ROOT, record, said
+from tests.commands import ROOT, opener, record, said
 
 CLASSES = ["<b>chat</b>", "chien", "고양이", "{{ 7 }}", "lynx", "loup", "\x1b[2J"]
 HOSTILE = "<img src=x onerror=alert(1)>고양이.png"
@@ -479,21 +479,9 @@ SIZES = "[document.documentElement.scrollWidth, document.documentElement.clientW
 
 @pytest.fixture
 def opened(page, address):
-    """Open the page in a given way. It asks only its server, and has no complaints of its own."""
-    requested, complaints = [], []
-
-    def opened(**how):
-        seen = page.context.browser.new_page(**how)
-        seen.on("request", lambda request: requested.append(request.url))
-        seen.on("console", lambda message: complaints.append(message.text))
-        seen.on("pageerror", lambda error: complaints.append(str(error)))
-        seen.goto(address)
-        return seen
-
-    yield opened
-    assert all(url.startswith((f"{address}/", "data:", f"blob:{address}/")) for url in requested)
-    # Chromium itself notes a status of 422.
-    assert [text for text in complaints if "status of 422" not in text] == []
+    places = (f"{address}/", "data:", f"blob:{address}/")
+    with opener(page, address, places, noted="status of 422") as opened:
+        yield opened
 
 
 @pytest.mark.browser

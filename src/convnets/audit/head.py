@@ -108,6 +108,11 @@ def answers(features: Floats, labels: Ints, groups: Ints, seed: int) -> Answers:
     return Answers(said[back], wrong[back], share, foldings[0][back], right[:, back], sizes)
 
 
+def roots(features: Floats) -> Floats:
+    """Return the (n, d) square roots of activations; those below 0 are taken as 0."""
+    return np.sqrt(np.maximum(features, 0), dtype=np.float32)
+
+
 def prepared(features: Floats) -> Floats:
     """Return (n, min(n, d) + 1) inputs of the head, the last of them constant.
 
@@ -117,7 +122,7 @@ def prepared(features: Floats) -> Floats:
     Args:
         features: (n, d) pooled activations. Below 0, they are taken as 0.
     """
-    inputs = np.sqrt(np.maximum(features, 0), dtype=np.float32)
+    inputs = roots(features)
     inputs -= inputs.mean(0)
     spread = inputs.std(0)
     # A channel that hardly ever fires would be all noise.

@@ -11,7 +11,7 @@ from convnets.audit.curve import Estimate
 from convnets.audit.head import Answers, Floats, Ints
 from convnets.audit.plane import plane
 from convnets.audit.quality import quality
-from convnets.audit.unlike import LIMIT, unlike
+from convnets.audit.unlike import LIMIT, unit_length, unlike
 from convnets.examples import examples, npy
 from convnets.examples.examples import FEATURES, IMAGES
 
@@ -95,8 +95,8 @@ def examine(
     learned, confused = curve.curve(answers, given, groups, seed), labels.confused(answers, given)
     recalls = labels.recalls(answers, given)
     everybody = {**names.to_dict(), -1: ""}
-    for one, column in ((learned, "class"), (recalls, "class"), (confused, "class")):
-        one[column] = one[column].map(everybody)
+    for one in (learned, recalls, confused):
+        one["class"] = one["class"].map(everybody)
     confused["taken_for"] = confused["taken_for"].map(everybody)
     return Audit(
         found,
@@ -113,8 +113,7 @@ def examine(
 
 def _near(table: pd.DataFrame, features: Floats, doubtful: Ints) -> pd.DataFrame:
     """Return the nearest pictures of its own and of the suggested class to each doubtful one."""
-    roots = np.sqrt(np.maximum(features, 0))
-    roots /= np.linalg.norm(roots, axis=1, keepdims=True) + 1e-12
+    roots = unit_length(head.roots(features))
     by_class = {name: rows.to_numpy() for name, rows in table.groupby("class").groups.items()}
     rows = []
     for place in doubtful.tolist():
@@ -153,7 +152,8 @@ def advice(audit: Audit) -> list[str]:
             f"{doubtful:,} of {total:,} labels are doubtful ({doubtful / total:.1%}): look at them"
         )
         found.append((doubtful / total, f"{told} with `python -m convnets review`."))
-    twice = audit.curve[(audit.curve["class"] == "") & audit.curve["forecast"]].iloc[0]
+    whole = audit.curve[(audit.curve["class"] == "") & audit.curve["forecast"]]
+    twice = whole[whole["pictures"] == 2 * total].iloc[0]
     span, gain = f"{twice['low']:.1%} to {twice['high']:.1%}", twice["accuracy"] - expected.accuracy
     more = f"Twice as many pictures would bring {expected.accuracy:.1%} to about"
     if gain < GAIN:

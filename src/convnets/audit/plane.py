@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from convnets.audit.head import Floats
+from convnets.audit.head import Floats, roots
 
 LANDMARKS = 800  # t-SNE places so many, in two seconds; the others go between them
 COMPONENTS = 50
@@ -22,12 +22,12 @@ def plane(features: Floats, seed: int) -> Floats:
         seed: for the principal components.
     """
     order = np.lexsort(features.T[:8])
-    roots = np.sqrt(np.maximum(features[order], 0), dtype=np.float32)
-    count = len(roots)
-    components = min(COMPONENTS, *roots.shape)
-    if count < 4 or not np.ptp(roots, axis=0).any():
+    inputs = roots(features[order])
+    count = len(inputs)
+    components = min(COMPONENTS, *inputs.shape)
+    if count < 4 or not np.ptp(inputs, axis=0).any():
         return np.full((count, 2), 0.5, np.float32)
-    found = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(roots)
+    found = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(inputs)
     marks = np.unique(np.linspace(0, count - 1, LANDMARKS).astype(int))
     perplexity = min(30.0, (len(marks) - 1) / 3)
     tsne = TSNE(init="pca", perplexity=perplexity, max_iter=500, random_state=seed)

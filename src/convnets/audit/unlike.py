@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convnets.audit.head import Floats, Ints
+from convnets.audit.head import Floats, Ints, roots
 
 # The distance to a neighbour that far says more than that to the nearest: pictures that do not
 # belong are often alike, such as fifty screenshots, and each other's nearest neighbours.
@@ -37,8 +37,7 @@ def unlike(features: Floats, labels: Ints) -> Unlike:
         features: (n, d) pooled activations, 0 or more.
         labels: (n,) classes, from 0.
     """
-    roots = np.sqrt(np.maximum(features, 0), dtype=np.float32)
-    plain = _unit(roots)
+    plain = unit_length(roots(features))
     own = np.zeros(len(labels), np.float32)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
@@ -48,7 +47,7 @@ def unlike(features: Floats, labels: Ints) -> Unlike:
 
 
 def _spreads(plain: Floats) -> Floats:
-    centred = _unit(plain - plain.mean(0))
+    centred = unit_length(plain - plain.mean(0))
     # Every so many of them in an order of their own, so that the given order does not matter.
     order = np.lexsort(plain.T[:8])
     references = order[np.unique(np.linspace(0, len(order) - 1, REFERENCES).astype(int))]
@@ -65,7 +64,8 @@ def _spreads(plain: Floats) -> Floats:
     return found
 
 
-def _unit(vectors: Floats) -> Floats:
+def unit_length(vectors: Floats) -> Floats:
+    """Return (n, d) vectors of length 1, or of 0."""
     lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True)
     found: Floats = vectors / (lengths + np.float32(1e-12))
     return found

@@ -100,9 +100,7 @@ def write(images: Path, out: Path, corrected: dict[str, dict[str, str]]) -> Labe
             made["label"] = made["class"].map(classes.index)
             tables[split] = made[["file", "class", "label", "row"]].reset_index(drop=True)
             tables[split].to_csv(part / f"{split}.csv", index=False)
-    given = {
-        name: label for t in before for name, label in zip(t["sha256"], t["class"], strict=True)
-    }
+    given = pd.concat(before).set_index("sha256")["class"].to_dict()
     moved = [
         one["file"]
         for name, one in corrected.items()

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from convnets.audit.pictures import Audit, summary
+from convnets.audit.pictures import Audit
 from convnets.pages.page import picture, render
 from convnets.pages.style import BLUE, INK, RED, svg
 
@@ -18,11 +18,12 @@ POINTS, SMALL = 600, 64  # on the map at most, and the longer side of their pict
 CLASSES = 8  # curves of so many classes, the weakest
 
 
-def html(audit: Audit, pixels: dict[str, NDArray[np.uint8]]) -> str:
+def html(audit: Audit, summary: dict[str, Any], pixels: dict[str, NDArray[np.uint8]]) -> str:
     """Return the page. The same results give the same bytes.
 
     Args:
         audit: from `pictures.examine`.
+        summary: from `pictures.summary`.
         pixels: of each split, (n, h, w, 3).
     """
     table = audit.table
@@ -41,7 +42,7 @@ def html(audit: Audit, pixels: dict[str, NDArray[np.uint8]]) -> str:
         "convnets.pages",
         "audit.html",
         {
-            **summary(audit),
+            **summary,
             "total": len(table),
             "suspects": [shown(place) for place in suspects[:SHOWN]],
             "strange": [shown(place) for place in strange[:SHOWN]],

@@ -56,6 +56,7 @@ def _opened(
         case "kaggle":
             path = download_from_kaggle(kept)
         case "url" if bucket.serves(how.path):
+            web.tidy(kept)
             return bucket.opened(how.path or "", kept, how.sha256)
         case "url":
             path, sha256 = web.download(how.path or "", kept, how.sha256)
