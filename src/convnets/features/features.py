@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from convnets.backbones import backbone
 from convnets.base import cluster, files
@@ -33,6 +34,8 @@ Features = list[NDArray[np.float32 | np.float16]]
 def extractor(*parts: keras.Model) -> Any:
     """Compile a function from pixels to the output of each part, where the parts form a chain.
 
+    The weights are those of now.
+
     Args:
         parts: frozen models. The first takes pixels. Each takes the output of the previous model.
 
@@ -43,13 +46,17 @@ def extractor(*parts: keras.Model) -> Any:
     @tf.function  # type: ignore[untyped-decorator]  # TensorFlow has no types
     def extract(pixels: tf.Tensor) -> list[tf.Tensor]:
         outputs = []
-        x = tf.cast(pixels, tf.float32)
+        x = pixels
         for part in parts:
             x = part(x, training=False)
             outputs.append(tf.cast(x, tf.float32))
         return outputs
 
-    return extract
+    # With weights that are constants, TensorFlow folds each normalisation into a convolution: of
+    # EfficientNet-Lite2, a fifth of the time.
+    spec = tf.TensorSpec((None, *parts[0].input_shape[1:]))
+    frozen = convert_variables_to_constants_v2(extract.get_concrete_function(spec))
+    return lambda pixels: frozen(tf.cast(pixels, tf.float32))
 
 
 def prepare(

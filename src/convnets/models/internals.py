@@ -1,8 +1,8 @@
 """The only uses of undocumented Keras behaviour, each with a test."""
 
+import io
 import json
 import math
-import random
 import re
 import sys
 import zipfile
@@ -15,6 +15,7 @@ import h5py
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
+from keras.src.backend.common.variables import initialize_all_variables
 from keras.src.saving import saving_lib
 
 # The book's layers and our arrays are so. A user's keras.json may say otherwise.
@@ -161,24 +162,36 @@ def reproducible(source: Path, target: Path, metadata: dict[str, Any]) -> None:
             copy.writestr(zipfile.ZipInfo(name), content)
 
 
-def bounded(archive: zipfile.ZipFile) -> None:
-    """Refuse a `.keras` archive that would take more memory than its size suggests.
+def load(archive: zipfile.ZipFile) -> keras.Model:
+    """Load a `.keras` archive in safe mode, unless it takes more memory than its size suggests.
 
-    The model is first made without its weights: Keras knows their shapes, and makes no arrays.
+    As `keras.models.load_model`, but the model is made without arrays first: Keras knows their
+    shapes. To make it twice would take a second for a large model.
 
     Raises:
         Exception: of any kind, since Keras and h5py raise their own for what is damaged.
     """
     stored = archive.getinfo("model.weights.h5")
-    state = random.getstate()
     try:
         with keras.StatelessScope(initialize_variables=False):
             config = archive.read("config.json")
             model = saving_lib._model_from_config(config, None, compile=False, safe_mode=True)
+        _refuse_too_large(model, archive, stored)
+        initialize_all_variables()
     finally:
-        # Else Keras makes those weights later. And a training must draw the same seeds as without.
-        global_state.set_global_attribute("uninitialized_variables", [])
-        random.setstate(state)
+        global_state.set_global_attribute("uninitialized_variables", [])  # else, made later
+    failed: dict[str, Any] = {"failed_saveables": set(), "error_msgs": {}}
+    weights = saving_lib.H5IOStore(io.BytesIO(archive.read(stored)), mode="r")
+    try:
+        saving_lib._load_state(model, weights, None, "", visited_saveables=set(), **failed)
+    finally:
+        weights.close()
+    if failed["failed_saveables"]:
+        saving_lib._raise_loading_failure(failed["error_msgs"])
+    return model
+
+
+def _refuse_too_large(model: Any, archive: zipfile.ZipFile, stored: zipfile.ZipInfo) -> None:
     if not isinstance(model, keras.Model):
         raise ValueError("it is not a model")
     operations = {

@@ -90,16 +90,13 @@ def load(path: Path, remedy: str = "train it again") -> "keras.Model":
         raise InputError(f"{path}: {problem}; {remedy}")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not a .keras file, or only a part of one; {remedy}")
-    import keras
-
     from convnets.models import internals  # with its settings of Keras
 
     with (
         _opened(path, "cannot be loaded safely", remedy) as archive,
         warnings.catch_warnings(action="ignore"),  # an error follows them
     ):
-        internals.bounded(archive)
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        return internals.load(archive)
 
 
 def reason(error: BaseException) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from keras.callbacks import Callback, LambdaCallback
 from rich.console import Console
-from sklearn.utils.class_weight import compute_class_weight
 
 from convnets.base import files
 from convnets.base.console import InputError, bar, say
@@ -151,6 +150,8 @@ def fit(task: Task, p: Params, run: Run) -> tuple[keras.Model, pd.DataFrame]:
         model.optimizer.build(model.trainable_variables)
     weights = None
     if class_weight == "balanced":
+        from sklearn.utils.class_weight import compute_class_weight  # takes a second
+
         classes = np.unique(train.labels)
         found = compute_class_weight("balanced", classes=classes, y=train.labels)
         weights = dict(zip(classes.tolist(), found.tolist(), strict=True))
