@@ -12,7 +12,7 @@ FAST = ("rooms", "dvc_yaml", "params", "presets", "evaluation", "batches", "sour
 HEAD = '''
 
 @head
-def probe(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTensor:
+def mean(features: keras.KerasTensor, how: HeadTraining) -> keras.KerasTensor:
     """The means over all places."""
     return layers.GlobalAveragePooling2D(dtype="float32")(features)
 '''
@@ -71,10 +71,16 @@ def copied(path: Path, before: str, after: str, *edits: tuple[str, str], at: str
     path.write_text(f"{start}{made.rstrip()}\n{key}{end}")
 
 
+def not_for_photos(root: Path, stage: str) -> None:
+    with (root / "presets/photos.yaml").open("a") as file:
+        file.write(f"{stage}: {{epochs: 0}}\n")
+
+
 def add_a_head(root: Path) -> None:
-    stage = ("train_feature_head", "train_probe")
-    copied(root / "dvc.yaml", *stage, ("head on features", "probe"), at="\n  fine_tune:")
-    copied(root / "presets/book.yaml", *stage, ("dense #", "probe #"))
+    stage = ("train_feature_head", "train_mean")
+    copied(root / "dvc.yaml", *stage, ("head on features", "mean"), at="\n  fine_tune:")
+    copied(root / "presets/book.yaml", *stage, ("dense #", "mean #"))
+    not_for_photos(root, stage[1])
     heads = root / "src/convnets/heads/architectures.py"
     heads.write_text(heads.read_text() + HEAD)
 
@@ -83,6 +89,7 @@ def add_a_convnet(root: Path) -> None:
     stage = ("train_scratch", "train_tiny")
     copied(root / "dvc.yaml", *stage, ("from scratch", "tiny"), at="\n  train_augmented:")
     copied(root / "presets/book.yaml", *stage, ("plain #", "tiny #"))
+    not_for_photos(root, stage[1])
     convnets = root / "src/convnets/networks/architectures.py"
     convnets.write_text(convnets.read_text() + CONVNET)
 
