@@ -56,6 +56,28 @@ def compare(arguments: argparse.Namespace) -> None:
     console.say(comparison.show(comparison.table(found), arguments.format))
 
 
+def backbones(arguments: argparse.Namespace) -> None:
+    from convnets.base import params
+    from convnets.tracking import declared
+
+    p = params.load()
+    if changed := declared.changed("download", "subset"):
+        raise console.InputError(
+            f"dvc-outs/images: made before {', '.join(changed)} changed; run `dvc repro labels`"
+        )
+    console.hush()
+    from convnets.commands import backbones as measuring
+
+    console.unhush()
+
+    def failed(name: str, reason: str) -> None:
+        told = reason if name in reason else f"{name}: {reason}"
+        print(f"error: {console.printable(told)}", file=sys.stderr)
+
+    found = measuring.compare(arguments.backbones, p, failed)
+    console.say(measuring.show(found, arguments.format))
+
+
 def sweep(arguments: argparse.Namespace) -> None:
     from convnets.tracking.sweep import sweep
 
@@ -146,6 +168,18 @@ def main() -> None:
     )
     command.add_argument("--format", choices=("table", "json", "csv"), default="table")
     command.set_defaults(run=compare)
+
+    about = "measure backbones on this project's pictures; nothing is changed"
+    command = commands.add_parser("backbones", help=about, description=about)
+    command.add_argument(
+        "backbones",
+        nargs="+",
+        metavar="BACKBONE",
+        help="EfficientNetLite2, a model of keras.applications, NAME=WEIGHTS for its weights of a "
+        ".h5 file, or the path of a .keras or .h5 file",
+    )
+    command.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    command.set_defaults(run=backbones)
 
     about = "run experiments on the machines of a Ray cluster, at the address in RAY_ADDRESS"
     command = commands.add_parser("sweep", help=about, description=about)

@@ -56,7 +56,9 @@ def joined(groups: Ints, copies: Sequence[tuple[int, int]]) -> Ints:
     return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)
 
 
-def answers(features: Floats, labels: Ints, groups: Ints, seed: int) -> Answers:
+def answers(
+    features: Floats, labels: Ints, groups: Ints, seed: int, order: Ints | None = None
+) -> Answers:
     """Return what the head says of each picture.
 
     In a second pass, the head does not learn from the labels that the first found wrong. The result
@@ -67,6 +69,8 @@ def answers(features: Floats, labels: Ints, groups: Ints, seed: int) -> Answers:
         labels: (n,) classes, from 0.
         groups: (n,) pictures of one group are never on both sides.
         seed: for the folds and the shares.
+        order: (n,) places, in which the folds are drawn: with the same order, other features get
+            the same folds. By default it follows from the features.
 
     Raises:
         InputError: all pictures are in one group.
@@ -78,7 +82,7 @@ def answers(features: Floats, labels: Ints, groups: Ints, seed: int) -> Answers:
             "set subset.group to null, or add pictures of another group"
         )
     back = np.empty(count, dtype=np.int64)
-    order = np.lexsort((labels, *features.T[:8]))
+    order = np.lexsort((labels, *features.T[:8])) if order is None else order
     back[order] = np.arange(count)
     labels, groups = labels[order], groups[order]
     inputs, rng = prepared(features[order]), np.random.default_rng(seed)

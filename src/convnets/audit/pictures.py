@@ -37,16 +37,19 @@ class Audit(NamedTuple):
     twins: list[tuple[int, int]]  # places of pictures that look the same, with different labels
 
 
+def labelled(split: str) -> pd.DataFrame:
+    """Return a row for each labelled picture of a split."""
+    table = examples.read_table(split)
+    known = examples.read_text(IMAGES / f"{split}.csv").iloc[table["row"]]
+    return table.assign(split=split, **{k: known[k].to_numpy() for k in ("sha256", "group")})
+
+
 def load() -> tuple[pd.DataFrame, Floats]:
     """Return a row for each labelled picture, and its (n, d) pooled features."""
-    tables, features = [], []
-    for split in SPLITS:
-        table = examples.read_table(split)
-        known = examples.read_text(IMAGES / f"{split}.csv").iloc[table["row"]]
-        table = table.assign(split=split, **{k: known[k].to_numpy() for k in ("sha256", "group")})
+    tables, features = [labelled(split) for split in SPLITS], []
+    for split, table in zip(SPLITS, tables, strict=True):
         maps = npy.read(FEATURES / f"{split}.npy")[table["row"].to_numpy()]
         features.append(maps.reshape(len(maps), -1, maps.shape[-1]).mean(axis=1))
-        tables.append(table)
     return pd.concat(tables, ignore_index=True), np.concatenate(features).astype(np.float32)
 
 
@@ -55,6 +58,13 @@ def pairs(table: pd.DataFrame, duplicates: Sequence[dict[str, Any]]) -> list[tup
     places = {file: place for place, file in enumerate(table["file"])}
     both = (tuple(places.get(file, -1) for file in pair["files"]) for pair in duplicates)
     return [(one, other) for one, other in both if one >= 0 <= other]
+
+
+def groups_of(table: pd.DataFrame, copies: Sequence[tuple[int, int]]) -> Ints:
+    """Return (n,) which pictures belong together: those of a group, and copies, from `pairs`."""
+    alone = [f"{place}/" for place in range(len(table))]  # the name of no group
+    named = np.where(table["group"] == "", alone, table["group"])
+    return head.joined(np.unique(named, return_inverse=True)[1], copies)
 
 
 def examine(
@@ -75,9 +85,7 @@ def examine(
     """
     given = table["label"].to_numpy()
     names = table.drop_duplicates("label").set_index("label")["class"]
-    alone = [f"{place}/" for place in range(len(table))]  # the name of no group
-    named = np.where(table["group"] == "", alone, table["group"])
-    groups = head.joined(np.unique(named, return_inverse=True)[1], copies)
+    groups = groups_of(table, copies)
     answers = head.answers(features, given, groups, seed)
     every = labels.doubtful(answers, given, least=0).sort_index()
     doubted = labels.doubtful(answers, given)

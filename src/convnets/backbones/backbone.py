@@ -249,11 +249,16 @@ def _parts(base: keras.Model, first: keras.layers.Layer) -> tuple[keras.Model, k
         return None
 
 
-def _constructor(param: str, name: str) -> Any:
-    """Return the constructor of a model of `keras.applications`, which a param names."""
-    models = {
+def applications() -> dict[str, Any]:
+    """Return the constructors of the models of `keras.applications`, by name."""
+    return {
         key: value for key, value in vars(keras.applications).items() if inspect.isfunction(value)
     }
+
+
+def _constructor(param: str, name: str) -> Any:
+    """Return the constructor of a model of `keras.applications`, which a param names."""
+    models = applications()
     if name not in models:
         known = [*models, *(["none", "auto"] if param == "preprocessing" else [lite.NAME])]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)

@@ -83,14 +83,20 @@ def _extractor(dtype_policy: str, fine_tune_from: int | str | None) -> Any:
     return extractor(*([base] if fine_tune_from is None else backbone.split(base, fine_tune_from)))
 
 
-def key(dtype_policy: str, fine_tune_from: int | str | None) -> str:
-    """Return a hash of all that the bits of a picture's features depend on, but its pixels."""
+def key(dtype_policy: str, fine_tune_from: int | str | None, file: Path = backbone.FILE) -> str:
+    """Return a hash of all that the bits of a picture's features depend on, but its pixels.
+
+    Args:
+        dtype_policy: see `prepare`.
+        fine_tune_from: see `prepare`.
+        file: has the backbone.
+    """
     code = [
         ast.dump(ast.parse(inspect.getsource(module)))
         for module in (backbone, internals, precision, sys.modules[__name__])
     ]
     given = [
-        *(files.sha256(backbone.FILE), dtype_policy, fine_tune_from, code),
+        *(files.sha256(file), dtype_policy, fine_tune_from, code),
         *(cluster.processors(), precision.gpus()),
         cluster.installed(("keras", "numpy", "tensorflow")),
     ]

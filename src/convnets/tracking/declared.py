@@ -78,3 +78,14 @@ def of(stage: str) -> Declared:
         reason = " ".join(str(error).split())
         raise InputError(f"{stage}: {reason}; run it in a git clone of the project") from error
     return Declared(found.desc or "", str(found.cmd), params, hashes, outs)
+
+
+def changed(*stages: str) -> list[str]:
+    """Return the params whose values are not those that these stages ran with last."""
+    from dvc.dependency import ParamsDependency
+    from dvc.repo import Repo
+
+    with Repo(os.curdir) as repo:
+        deps = [dep for stage in stages for dep in repo.stage.collect(stage)[0].deps]
+        params = [dep.status() for dep in deps if isinstance(dep, ParamsDependency)]
+    return sorted({key for found in params for of_file in found.values() for key in of_file})
