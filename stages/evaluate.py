@@ -31,7 +31,8 @@ def main() -> None:
         # The one model that is needed, with Keras.
         champion = saved.load(FOLDER / results.champion / MODEL)
         answers.divide(champion, results.calibrated[results.champion].temperature)
-        saved.save(champion, CHAMPION, results.best.record)
+        record = results.best.record.model_copy(update={"limits": results.limits()})
+        saved.save(champion, CHAMPION, record)
         rows = report.explained(results)
         evidence = explain.grad_cam(champion, images[rows], results.answers.predicted[rows])
         maps = explain.feature_maps(champion, images[0])

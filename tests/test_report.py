@@ -123,6 +123,17 @@ def test_one_model_alone_has_a_report_without_empty_parts(stage, tmp_path):
     assert list(pd.read_csv(tmp_path / "recall.csv")) == ["class", stage]
 
 
+def test_what_can_be_decided_without_a_person():
+    html = page(results([f"kind {number}" for number in range(40)], right=True)).partition(
+        'id="decided"'
+    )[2]
+    table = html.partition("</table>")[0]
+    assert table.count('<td class="extra">100.0 %</td>') == 3  # up to 98 % is promised
+    assert "takes at least 368 validation images" in table
+    html = page(results(["ant", "bee"])).partition('id="decided"')[2]
+    assert "takes at least 36 validation images" in html.partition("</table>")[0]
+
+
 def test_the_digits_stand_apart_and_recall_is_by_class():
     found = results(["ant", "bee", "cow"])
     html = page(found).partition('id="comparison"')[2]

@@ -95,6 +95,10 @@ def predict(arguments: argparse.Namespace) -> None:
         failures.append(name)
         print(f"error: {console.printable(name)}: {console.printable(reason)}", file=sys.stderr)
 
+    if arguments.accuracy is not None:
+        from convnets.evaluation import limits
+
+        arguments.unsure = limits.limit(prediction.file_of(arguments.model), arguments.accuracy)
     model, classes = prediction.load(arguments.model)
     made = prediction.predict(model, arguments.images, failed, arguments.explain)
     console.say(prediction.show(made, classes, arguments.format, arguments.unsure))
@@ -209,8 +213,11 @@ def main() -> None:
         metavar="IMAGE",
         help="a file, a folder that is searched for images, or - for stdin",
     )
+    marked = command.add_mutually_exclusive_group()
     about = "mark predictions whose probability is below this share"
-    command.add_argument("--unsure", type=share, metavar="SHARE", help=about)
+    marked.add_argument("--unsure", type=share, metavar="SHARE", help=about)
+    about = "mark what a person must decide, so that so many of the others are right, such as 0.99"
+    marked.add_argument("--accuracy", type=share, metavar="SHARE", help=about)
     about = "write each image with its evidence in colours (Grad-CAM) into this folder"
     command.add_argument("--explain", type=Path, metavar="FOLDER", help=about)
     command.add_argument("--format", choices=("table", "json", "csv"), default="table")

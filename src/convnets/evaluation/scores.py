@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from convnets.base import files
 from convnets.base.console import InputError
 from convnets.base.params import Monitor
-from convnets.evaluation import calibration, chance
+from convnets.evaluation import calibration, chance, decided
 from convnets.evaluation.calibration import Calibrated, Outputs
 from convnets.evaluation.metrics import METRICS, Predictions, recalls, score
 from convnets.examples import digits, examples
 from convnets.examples.examples import IMAGES, LABELS
-from convnets.models.saved import Kind
+from convnets.models.saved import Kind, Limit
 from convnets.models.trained import HELD_OUT, Trained, best_epoch, read
 
 BOOKS = ["cat", "dog"]  # the classes of the book's images
@@ -46,6 +46,15 @@ class Results(NamedTuple):
     def answers(self) -> Predictions:
         """The champion's calibrated predictions for the test images."""
         return self.calibrated[self.champion].test
+
+    @property
+    def validation(self) -> Predictions:
+        """The champion's calibrated predictions for the validation images."""
+        return self.calibrated[self.champion].validation
+
+    def limits(self) -> list[Limit]:
+        """Return how sure the champion must be to be right so often, by the validation images."""
+        return decided.limits(self.validation)
 
     def of_images(self) -> list[str]:
         """Return the names of the models of images. The champion is chosen from these."""

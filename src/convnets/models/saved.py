@@ -32,6 +32,16 @@ class Kind(StrEnum):
     DIGITS = "digits"
 
 
+class Limit(BaseModel):
+    """How sure a model must be of a picture, to be right so often."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    accuracy: float  # of the pictures that are decided
+    limit: float  # their highest probability, at least
+    share: float  # of the validation images that are decided
+
+
 class Record(BaseModel):
     """What a model is, and what its answers mean. It is stored in the model's file."""
 
@@ -43,6 +53,7 @@ class Record(BaseModel):
     book_split: str  # the images that the accuracy is for
     kind: Kind
     classes: list[str]  # in label order
+    limits: list[Limit] | None = None  # of a champion: the loosest first
 
     @classmethod
     def given(cls, arguments: argparse.Namespace, kind: Kind, classes: list[str]) -> Self:
@@ -115,7 +126,9 @@ def record(path: Path) -> Record:
     """
     with _opened(path, "has no record of its training", "train it again") as archive:
         found = json.loads(archive.read("metadata.json"))
-        return Record.model_validate({key: found[key] for key in Record.model_fields})
+        return Record.model_validate(
+            {key: found[key] for key in Record.model_fields if key in found}
+        )
 
 
 def class_names(path: Path) -> list[str]:

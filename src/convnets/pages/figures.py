@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from convnets.base import files
-from convnets.evaluation import calibration
+from convnets.evaluation import calibration, decided
 from convnets.evaluation.metrics import Predictions
 from convnets.evaluation.scores import Results
 from convnets.pages.style import BLUE, INK, RED
@@ -31,13 +31,14 @@ class Drawn(NamedTuple):
 
     comparison: Figure
     reliability: Figure
+    decided: Figure
     overview: dict[str, Figure]  # by metric
     curves: dict[str, Figure]  # by model
     confusion: dict[str, Figure]
 
     def by_name(self) -> dict[str, Figure]:
         """Return the charts by name, such as `confusion/fine_tune`."""
-        return {"comparison": self.comparison, "reliability": self.reliability} | {
+        return {name: getattr(self, name) for name in ("comparison", "reliability", "decided")} | {
             f"{kind}/{name}": figure
             for kind in ("overview", "curves", "confusion")
             for name, figure in getattr(self, kind).items()
@@ -50,6 +51,7 @@ def of_results(results: Results) -> Drawn:
     return Drawn(
         comparison(results),
         reliability(results.tested[results.champion], results.answers),
+        without_a_person(results),
         {metric: overview(histories, metric) for metric in ("val_accuracy", "val_loss")},
         {name: curves(each, name, results.kept[name]) for name, each in histories.items()},
         {
@@ -192,6 +194,26 @@ def reliability(before: Predictions, after: Predictions) -> Figure:
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("probability of the prediction")
     both[0].set_ylabel("share that is right")
+    return figure
+
+
+def without_a_person(results: Results) -> Figure:
+    """Draw the champion's accuracy on the surest pictures by their share. Marks are at limits."""
+    figure, axes = plt.subplots(figsize=(5.6, 3.1), layout="constrained")
+    marked = [row for row in decided.checked(results.limits(), results.answers) if "limit" in row]
+    both = (("validation", results.validation, RED), ("test", results.answers, BLUE))
+    for name, tested, colour in both:
+        curve = decided.curve(tested)
+        axes.plot(curve["share"], curve["accuracy"], color=colour, label=name)
+        for row in marked:
+            reached = curve[curve["limit"] >= row["limit"]].tail(1)
+            axes.scatter(reached["share"], reached["accuracy"], 16, color=colour)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda share, _: f"{100 * share:.5g} %")
+    axes.set_xlabel("share of the pictures that is decided, the surest first")
+    axes.set_ylabel("accuracy of these")
+    axes.set_xlim(0, 1.01)
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 

@@ -7,7 +7,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from convnets.evaluation import chance
+from convnets.evaluation import chance, decided
+from convnets.evaluation.limits import RISK
 from convnets.evaluation.metrics import METRICS
 from convnets.evaluation.scores import Results, mistakes, successes
 from convnets.pages import figures
@@ -79,7 +80,11 @@ def content(
         "confused": results.confused().head(PAIRS).to_dict("records"),
         "many": len(classes) > MANY,
         "matrix": drawing(drawn.confusion[results.champion]),
+        "validated": len(results.validation.labels),
         "counts": results.images["class"].value_counts().reindex(classes, fill_value=0).to_dict(),
+        "decided": decided.checked(results.limits(), best),
+        "confidence": 1 - RISK,
+        "surest": drawing(drawn.decided),
         "comparison": drawing(drawn.comparison),
         "differences": {
             (row["first"], row["second"]): row for row in results.differences().to_dict("records")

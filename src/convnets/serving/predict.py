@@ -76,6 +76,13 @@ def load(name: str) -> tuple[keras.Model, list[str]]:
     return model, classes
 
 
+def file_of(name: str) -> Path:
+    """Return the file of a model that `load` takes."""
+    if name == store.CHAMPION:
+        return _registered()[0]
+    return root() / CHAMPION if Path(name) == CHAMPION else Path(name)
+
+
 def _registered() -> tuple[Path, list[str]]:
     import mlflow  # takes seconds, and a model in a file does not need it
 
