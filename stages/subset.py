@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from convnets.base import cluster, console, files, params
+from convnets.base import cluster, console, cost, files, params
 from convnets.examples.examples import IMAGES
 from convnets.listing import listing
 from convnets.listing.subset import SPLITS
@@ -36,6 +36,8 @@ def main() -> None:
         )
     for doubt in summary["doubts"]:
         console.say(console.printable(doubt))
+    left = cost.seconds(p, {split: sum(summary[split].values()) for split in SPLITS})
+    console.say(f"the whole run takes {cost.told(left)} from here, on a quiet machine")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def state(folder: Path) -> dict[Path, float]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_what_is_there_is_told_and_nothing_changes(photos, run):
+def test_what_is_there_is_told_and_nothing_changes(photos, run, monkeypatch):
+    monkeypatch.chdir(photos.parent)
     before = state(photos.parent)
     text = run(str(photos))
     assert "19 images of 2 classes (layout: classes)" in text
@@ -63,7 +64,11 @@ def test_what_is_there_is_told_and_nothing_changes(photos, run):
     assert seen["classes"] == {"cat": {"all": 9}, "dog": {"all": 10}}
     assert seen["formats"] == {"PNG": 18}
     assert seen["would_use"] == {"train": 13, "validation": 3, "test": 3}
+    assert seen["seconds"] is None  # outside of a project
     assert state(photos.parent) == before
+    monkeypatch.chdir(ROOT)
+    assert json.loads(run(str(photos), "--format", "json"))["seconds"] > 10
+    assert re.search(r"test; the run takes about \d+ (seconds|minutes):\n", run(str(photos)))
 
 
 @pytest.mark.parametrize("form", ["zip", "gztar"])

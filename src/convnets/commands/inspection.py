@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import statistics
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,8 +13,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+import yaml
 
-from convnets.base import params
+from convnets.base import cost, params
 from convnets.base.console import InputError, is_address, printable, progress, public
 from convnets.listing.kinds import ImageError
 from convnets.listing.listing import EXAMPLES, Image, Layout, by_reason
@@ -65,13 +67,21 @@ def inspect(given: str, seed: int = 0, max_rejected: float = 0.01, **told: str) 
         subset = _subset(found)
         kept = without_rare(found, subset.get("minimum"))
         chosen = choose(kept.images, params.Subset(**subset, max_rejected=max_rejected), seed)
+        begun = time.perf_counter()
         seen, unreadable = _look(files, kept)
+        decoding = time.perf_counter() - begun
         _all_learned(chosen, unreadable)
     share = len(unreadable) / len(kept.images)
     if share > max_rejected:
         subset["max_rejected"] = math.ceil(1000 * share + 0.5) / 1000  # 29 of 100 is more than 0.29
     settings = {f"data.{key}": value for key, value in (where | told).items()}
     settings |= {f"subset.{key}": value for key, value in subset.items()}
+    would_use = {split: len(images) for split, images in chosen.items()}
+    takes = None
+    if presets.FOLDER.is_dir():
+        photos = yaml.safe_load(presets.compose("photos"))
+        p = params.checked(params.Params, photos, "preset photos")
+        takes = round(decoding + cost.seconds(p, would_use))
     return {
         "path": public(given) if is_address(given) else given,
         "layout": found.name,
@@ -82,7 +92,8 @@ def inspect(given: str, seed: int = 0, max_rejected: float = 0.01, **told: str) 
         "reasons": by_reason(unreadable),
         "skipped": by_reason(kept.skipped),
         "doubts": doubts(kept.images, chosen),
-        "would_use": {split: len(images) for split, images in chosen.items()},
+        "would_use": would_use,
+        "seconds": takes,
         "command": presets.command("photos", settings),
     }
 
@@ -201,6 +212,8 @@ def show(seen: dict[str, Any], form: str) -> str:
     used = ", ".join(f"{count:,} {split}" for split, count in seen["would_use"].items())
     if "?$QUERY" in seen["command"]:
         used += " (set the environment variable QUERY to what follows ? in your address)"
+    if seen["seconds"] is not None:
+        used += f"; the run takes {cost.told(seen['seconds'])}"
     return "\n".join([*lines, f"would use {used}:", seen["command"]])
 
 
