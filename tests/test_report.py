@@ -51,7 +51,7 @@ def results(
     return scores.gather(trained, "val_loss", known_labels, files)
 
 
-AUDIT = {"advice": ["3 labels are doubtful."], "trusted": "A head has 97 %."}
+AUDIT = {"advice": ["3 labels are doubtful."], "trusted": "A head has 97 %.", "few": False}
 
 
 def page(found: scores.Results, seconds: dict[str, float] | None = None) -> str:
@@ -130,8 +130,16 @@ def test_what_can_be_decided_without_a_person():
     table = html.partition("</table>")[0]
     assert table.count('<td class="extra">100.0 %</td>') == 3  # up to 98 % is promised
     assert "takes at least 368 validation images" in table
-    html = page(results(["ant", "bee"])).partition('id="decided"')[2]
-    assert "takes at least 36 validation images" in html.partition("</table>")[0]
+    html = page(results(["ant", "bee"])).partition('id="decided"')[2].partition("<h2")[0]
+    assert "takes at least 36 validation images" in html and "<table" not in html
+
+
+def test_with_few_test_images_the_cross_validated_accuracy_stands_first(monkeypatch):
+    few = {"few": True, "accuracy": 0.91, "low": 0.55, "high": 0.98}
+    monkeypatch.setitem(globals(), "AUDIT", AUDIT | few)
+    verdict = page(results(["ant", "bee"], right=True)).partition("verdict")[2].partition("</p>")[0]
+    assert "<b>91.0 %</b>" in verdict and "<b>100.0 %</b>" not in verdict
+    assert "10 test images" in verdict and "55.0 % to 98.0 %" in verdict
 
 
 def test_the_digits_stand_apart_and_recall_is_by_class():

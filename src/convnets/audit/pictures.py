@@ -138,13 +138,15 @@ def _near(table: pd.DataFrame, features: Floats, doubtful: Ints) -> pd.DataFrame
 def summary(audit: Audit) -> dict[str, Any]:
     """Return what was found in numbers, and in sentences, as JSON would have it."""
     table = audit.table
+    tested = int((table["split"] == "test").sum())
     return {
         **audit.expected._asdict(),
         "doubtful": int(table["suspect"].notna().sum()),
         "unlike": int((table["unlike"] >= 1).sum()),
         "odd": int((table["odd"] != "").sum()),
         "advice": advice(audit),
-        "trusted": trusted(audit.expected, int((table["split"] == "test").sum())),
+        "trusted": trusted(audit.expected, tested),
+        "few": tested < FEW,
     }
 
 
@@ -170,8 +172,9 @@ def advice(audit: Audit) -> list[str]:
         found.append((gain, f"{more} {twice['accuracy']:.1%} ({span})."))
     weak = audit.recalls.iloc[0]
     mistaken = audit.confused[audit.confused["class"] == weak["class"]]
-    if len(mistaken):
-        share = (1 - weak["recall"]) * weak["pictures"] / total
+    wrong = (1 - weak["recall"]) * weak["pictures"]
+    if len(mistaken) and wrong > 1:  # one mistake is luck
+        share = wrong / total
         told = f"{weak['class']} is recognised least, in {weak['recall']:.1%} of its pictures, and"
         most = f"most often taken for {mistaken['taken_for'].iloc[0]}: add pictures of both."
         found.append((share, f"{told} {most}"))

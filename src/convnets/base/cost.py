@@ -58,9 +58,9 @@ def seconds(p: params.Params, pictures: Mapping[str, int]) -> float:
     took, trained = passes * each * area, 0
     for stage, section in {**(p.model_extra or {}), "fine_tune": p.fine_tune}.items():
         epochs = p.of(stage, type(section)).epochs
-        kind = {params.HeadTraining: "head", params.ConvnetTraining: "convnet"}.get(type(section))
-        scale = numbers * area if kind != "head" else 1.0
-        took += epochs * train * STEP[kind or stage] * scale
+        kind = "head" if isinstance(section, params.HeadTraining) else "convnet"
+        cost = STEP[stage if stage in STEP else kind]
+        took += epochs * train * cost * (1.0 if kind == "head" else numbers * area)
         trained += bool(epochs)
     digits = DIGITS * numbers if p.mnist.source in ("keras", "file") else 0.0
     return computing * (took / 1000 + digits) + python * (START + TRAINING * trained)
