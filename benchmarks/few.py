@@ -92,7 +92,7 @@ def main() -> None:
         for few in FEW:
             if few < np.bincount(labels).min():
                 found = pd.DataFrame([draw(features, labels, few, seed) for seed in range(DRAWS)])
-                rows.append({"": path.stem, "of each class": few, **found.mean().to_dict()})
+                rows.append({"": path.stem, "of each class": few} | dict(found.mean()))
     say(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f"))
 
 
