@@ -37,7 +37,9 @@ def main() -> None:
     for doubt in summary["doubts"]:
         console.say(console.printable(doubt))
     left = cost.seconds(p, {split: sum(summary[split].values()) for split in SPLITS})
-    console.say(f"the whole run takes {cost.told(left)} from here, on a quiet machine")
+    console.say(
+        f"a whole run takes {cost.told(left)} from here, if the machine stays as busy as now"
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from convnets.base import params
 from convnets.base.cluster import this_node
 
+SECOND = 0.8  # seconds to multiply; with Python's part, about a second
 MULTIPLIED = 164.0  # billions of operations a second: a matrix product on all those cores
 COUNTED = 0.05  # seconds of one of them to sum a million squares in Python
 START, TRAINING = 68.0, 6.0  # seconds of all stages that compute little, and of each training
@@ -26,18 +27,18 @@ FLOAT32 = 2.2  # times as long as in bfloat16
 
 
 def slowness() -> tuple[float, float]:
-    """Return how many times as long this machine takes to compute, and to run Python."""
+    """Return how many times as long this machine, as busy as it is, takes: to compute, in Python."""
     square = np.ones((512, 512), np.float32)
     with threadpool_limits(1):
         square @ square
-        begun, products = time.process_time(), 0
-        while (took := time.process_time() - begun) < 0.3:
+        begun, products = time.perf_counter(), 0
+        while (took := time.perf_counter() - begun) < SECOND:
             square @ square
             products += 1
     speed = 2 * 512**3 * products / took / 1e9 * (os.cpu_count() or 1)
-    begun = time.process_time()
+    begun = time.perf_counter()
     sum(number * number for number in range(1_000_000))
-    return MULTIPLIED / speed, (time.process_time() - begun) / COUNTED
+    return MULTIPLIED / speed, (time.perf_counter() - begun) / COUNTED
 
 
 def seconds(p: params.Params, pictures: Mapping[str, int]) -> float:
