@@ -27,7 +27,7 @@ FLOAT32 = 2.2  # times as long as in bfloat16
 
 
 def slowness() -> tuple[float, float]:
-    """Return how many times as long this machine, as busy as it is, takes: to compute, in Python."""
+    """Return how many times as long this machine takes now: to compute, and to run Python."""
     square = np.ones((512, 512), np.float32)
     with threadpool_limits(1):
         square @ square
