@@ -151,6 +151,10 @@ STAND_INS = {
             "-S backbone.weights=vgg16.weights.h5 download_weights",
             OFFLINE,
         ),
+        "python -m convnets backbones EfficientNetLite2 MobileNetV2": (
+            "python -m convnets backbones EfficientNetLite2 MobileNetV2=random",
+            OFFLINE,
+        ),
         "dvc exp run -S backbone.name=MobileNetV2 -S backbone.weights=imagenet "
         "-S backbone.fine_tune_from=Conv_1": (
             "dvc exp run -S backbone.name=MobileNetV2 -S backbone.fine_tune_from=Conv_1 "
