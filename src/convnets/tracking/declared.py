@@ -83,9 +83,14 @@ def of(stage: str) -> Declared:
 def changed(*stages: str) -> list[str]:
     """Return the params whose values are not those that these stages ran with last."""
     from dvc.dependency import ParamsDependency
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    with Repo(os.curdir) as repo:
+    try:
+        repo = Repo(os.curdir)
+    except DvcException as error:
+        raise InputError(f"{error}; run it in a git clone of the project") from error
+    with repo:
         deps = [dep for stage in stages for dep in repo.stage.collect(stage)[0].deps]
         params = [dep.status() for dep in deps if isinstance(dep, ParamsDependency)]
     return sorted({key for found in params for of_file in found.values() for key in of_file})
