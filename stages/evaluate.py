@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from convnets.augmentation import augment as augmentation
 from convnets.base import console, params
-from convnets.evaluation import explain, scores
+from convnets.evaluation import explain, scores, served
 from convnets.examples import examples, npy
 from convnets.examples.examples import IMAGES, fingerprint
 from convnets.models import answers, saved
@@ -43,6 +45,12 @@ def main() -> None:
         figures.save(drawn.comparison, METRICS / "comparison.png")
         shown = report.content(results, drawn, images, views, evidence, maps, fingerprint(), audit)
         page.write(report.html(shown), METRICS / "report.html")
+
+        known = examples.load(IMAGES / "validation.npy", "validation")
+        chosen = np.linspace(0, len(known.labels) - 1, served.CHECKED).astype(int)
+        given = (results.best.record.classes, known.at(np.unique(chosen)), served.FOLDER)
+        if why := served.write(champion, CHAMPION, *given):
+            console.say(f"the champion is used with Keras alone: as ONNX, {why}")
 
         by_model = scores.of_models(results)
         run.metrics(

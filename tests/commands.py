@@ -31,8 +31,11 @@ from playwright.sync_api import Page
 from convnets import __main__ as program
 from convnets.backbones import backbone
 from convnets.base import console, params
+from convnets.evaluation import served
 from convnets.listing.listing import Layout
+from convnets.models import saved
 from convnets.models.saved import Record
+from convnets.networks import architectures
 from convnets.pictures import arrays
 from convnets.sources import archive, layout, sources
 
@@ -183,6 +186,26 @@ def said(
     except SystemExit as stopped:
         status = stopped.code
     return status, *capsys.readouterr()
+
+
+def with_champion(folder: Path, classes: list[str]) -> Path:
+    """A project's folder with a champion, also as ONNX. Unlike is to it what is bright.
+
+    Grey of 100 is at the limit.
+    """
+    (folder / "models").mkdir(parents=True)
+    (folder / "dvc.yaml").touch()
+    keras.utils.set_random_seed(0)
+    network = architectures.plain(78, len(classes), 0)
+    last = network.layers[-1].kernel
+    last.assign(40 * last)  # else an untrained one answers alike for all images
+    bright = keras.layers.Rescaling(1 / 100)(keras.layers.GlobalAveragePooling2D()(network.input))
+    bright = keras.layers.Dense(1, kernel_initializer=keras.initializers.Constant(1 / 3))(bright)
+    both = keras.Model(network.input, {"probabilities": network.output, "unlike": bright})
+    path, pictures = folder / "models/champion.keras", np.zeros((3, 78, 78, 3), np.uint8)
+    saved.save(both, path, record(classes))
+    assert served.write(both, path, classes, pictures, folder / served.FOLDER) is None
+    return folder
 
 
 def free_port() -> int:

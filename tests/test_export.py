@@ -232,15 +232,6 @@ def test_a_full_disk_is_told_and_nothing_is_left(project, tmp_path, capsys, monk
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "tf2onnx"])
-def test_a_missing_package_gets_the_remedy(project, package, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
-    _, error = export(capsys, monkeypatch, "onnx")
-    assert error == (
-        f"error: --format onnx: no package {package}; run `pip install -e '.[onnx]'`\n"
-    )
-
-
 def test_without_fitting_images_there_is_no_export(projects, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = str(projects["two"] / "models/champion.keras")

@@ -7,7 +7,9 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from convnets.base import params
 from convnets.base.console import InputError
@@ -219,3 +221,48 @@ def test_inspect_decodes_as_the_stage_does(tmp_path):
     seen = inspection.inspect(str(tmp_path))
     assert seen["unreadable"] == {"files": 1, "examples": ["cat/icon.jpg"]}
     assert seen["would_use"]["test"] == 4
+
+
+def test_a_folder_to_which_a_table_gives_no_class_is_none():
+    """As `sort` leaves the doubtful ones. A class of which only some have no label stays."""
+    rows = b"file,class\ncat/0.jpg,cat\ndog/1.jpg,dog\ndog/2.jpg,\nunsure/3.jpg,\nunsure/a/4.jpg,\n"
+    names = "cat/0.jpg dog/1.jpg dog/2.jpg unsure/3.jpg unsure/a/4.jpg"
+    for inside in ("", "sorted/"):
+        paths = " ".join(f"{inside}{name}" for name in names.split())
+        table = {f"{inside.replace('/', '__')}labels_csv": rows}
+        of = found(paths, **table)
+        assert set(labels(of).values()) == {"cat", "dog"}
+        assert f"{inside}dog/2.jpg" in labels(of)
+        for name in ("unsure/3.jpg", "unsure/a/4.jpg"):
+            assert of.skipped[inside + name] == "without a class in the table"
+
+
+@hypothesis.given(
+    st.integers(5, 40), st.integers(1, 30), st.integers(0, 3), st.sampled_from([0.15, 2, "rest"])
+)
+def test_corrections_are_learned_from_and_move_nothing_else(photos, more, seed, train):
+    """With `data.splits` of {photos: any}, `train` beside them is for training alone."""
+    names = [f"photos/{label}/{n}.jpg" for label in ("cat", "dog") for n in range(photos)]
+    added = [f"train/{label}/{n}x.jpg" for label in ("cat", "dog") for n in range(more)]
+    how = params.Subset(train=train, validation=0.2, test=0.2, max_rejected=0)
+
+    def chosen(*given: str) -> dict[str, set[str]]:
+        source = Files(given, lambda _, __=0: PHOTO)
+        of = layout.recognise(source, splits={"photos": "any"})
+        kept = subset.choose(of.images, how, seed)
+        return {split: {image.member for image in images} for split, images in kept.items()}
+
+    before, after = chosen(*names), chosen(*names, *added)
+    assert after == before | {"train": before["train"] | set(added)}
+
+
+def test_a_class_of_corrections_alone_has_none_to_test_on():
+    of = layout.recognise(
+        Files(
+            [f"photos/{n % 2}a/{n}.jpg" for n in range(20)] + ["train/2a/1.jpg"], lambda _: PHOTO
+        ),
+        splits={"photos": "any"},
+    )
+    with pytest.raises(InputError, match="class '2a' has 0 images"):
+        how = params.Subset(train="rest", validation=0.2, test=0.2, max_rejected=0)
+        subset.choose(of.images, how, 0)

@@ -8,18 +8,22 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from rich.cells import cell_len
 
 from convnets.base.console import InputError
 from convnets.models import saved
+from convnets.models.answers import Answer
 from convnets.networks import architectures
 from convnets.pictures import images
 from convnets.serving import predict as prediction
+from convnets.serving import runtime
 from convnets.sources import sample
 from tests.commands import ROOT, record, said
 
@@ -75,7 +79,7 @@ def test_all_but_the_bad_are_predicted(model, pictures, capsys, monkeypatch):
 
     out, _ = predict(capsys, monkeypatch, *arguments, "--format", "csv")
     header, *lines = csv.reader(io.StringIO(out))
-    assert header == ["file", "class", *CLASSES]
+    assert header == ["file", "class", "unlike", *CLASSES]
     assert [line[:2] for line in lines] == [[row["file"], row["class"]] for row in rows]
     out, _ = predict(capsys, monkeypatch, *arguments)
     assert len(out.splitlines()) == 4
@@ -113,7 +117,7 @@ def test_the_default_is_the_champion_of_the_workspace(
     (tmp_path / "models/champion.keras").write_bytes(model.read_bytes())
     out, errors = predict(capsys, monkeypatch, picture, "--format", "csv")
     assert errors == []
-    assert out.startswith("file,class,chat,chien,고양이")
+    assert out.startswith("file,class,unlike,chat,chien,고양이")
     code = (
         "import runpy, sys; sys.argv = ['convnets', 'predict', *sys.argv[1:]]\n"
         "runpy.run_module('convnets', run_name='__main__')\n"
@@ -130,18 +134,21 @@ def test_a_table_has_the_two_best_in_100_columns(count):
     names = ["긴 이름, " * 20, "a\nb", *(f"{number}" * 40 for number in range(count - 2))]
     probabilities = np.linspace(1, 0, count) ** 2
     made = [
-        prediction.Prediction(name, probabilities / probabilities.sum())
+        prediction.Prediction(name, probabilities / probabilities.sum(), None)
         for name in ("a.png", "folder/" * 50 + "b.png", "사진" * 90 + "\udcff\n.png")
     ]
-    lines = prediction.show(made, names, "table", 1).splitlines()
+    lines = list(prediction.show(made, names, "table", 1))
     assert lines[0].split() == ["file", "class", "probability", "second", "probability", "unsure"]
     assert len(lines) == 4
     assert {cell_len(line) for line in lines} == {100}
     assert ("…" in lines[2], "/b.png " in lines[2]) == (True, True)
-    rows = list(csv.reader(io.StringIO(prediction.show(made, names, "csv", 1))))
-    assert rows[0] == ["file", "class", "unsure", *names]
+    rows = list(csv.reader(io.StringIO("\n".join(prediction.show(made, names, "csv", 1)))))
+    assert rows[0] == ["file", "class", "unlike", "unsure", *names]
     assert rows[3][0] == made[2].file
-    assert len(json.loads(prediction.show(made, names, "json"))[0]["probabilities"]) == count
+    assert (
+        len(json.loads("\n".join(prediction.show(made, names, "json")))[0]["probabilities"])
+        == count
+    )
 
 
 @pytest.mark.parametrize("share", ["-0.1", "1.5", "nan", "inf", "much"])
@@ -180,9 +187,9 @@ def test_models_of_odd_shapes_are_refused(tmp_path):
     ):
         saved.save(keras.Model(inputs, outputs), tmp_path / "odd.keras", record(["a", "b", "b"]))
         with pytest.raises(InputError, match=r"odd\.keras: .*(takes|class names)"):
-            prediction.load(str(tmp_path / "odd.keras"))
+            runtime.load(str(tmp_path / "odd.keras"))
     with pytest.raises(InputError, match="has no class names"):
-        prediction.load(str(tmp_path))
+        runtime.load(str(tmp_path))
 
 
 def test_a_database_that_is_down_is_not_waited_for(monkeypatch):
@@ -198,7 +205,7 @@ def test_a_database_that_is_down_is_not_waited_for(monkeypatch):
         place = f"127.0.0.1:{down.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql+psycopg2://u:secret@{place}/x")
         with pytest.raises(InputError, match="is not available") as refused:
-            prediction.load("champion")
+            runtime.load("champion")
     assert "secret" not in str(refused.value)
     assert 0 < len(asked) < 10
 
@@ -215,15 +222,15 @@ def test_models_that_do_not_fit_are_refused(tmp_path, monkeypatch):
     digits = record(list("0123456789"))
     saved.save(architectures.mnist_convnet(True), tmp_path / "digits.keras", digits)
     with pytest.raises(InputError, match=r"digits\.keras: takes \(28, 28, 1\)"):
-        prediction.load(str(tmp_path / "digits.keras"))
+        runtime.load(str(tmp_path / "digits.keras"))
     two = record(["cat", "dog"])
     saved.save(architectures.plain(78, 3, 0), tmp_path / "two.keras", two)
     with pytest.raises(InputError, match="2 class names do not match its output"):
-        prediction.load(str(tmp_path / "two.keras"))
+        runtime.load(str(tmp_path / "two.keras"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(InputError, match=r"champion: is not available .*dvc repro"):
-        prediction.load("champion")
+        runtime.load("champion")
     assert not (tmp_path / "mlflow.db").exists()
 
 
@@ -243,6 +250,83 @@ def test_pictures_of_a_folder_are_known_by_their_first_bytes(tmp_path):
     for name, kind in (("1", "PNG"), ("2.JPG_large", "JPEG"), ("3.ppm", "PPM")):
         sample.draw("cat", 0, 0).save(tmp_path / name, kind)
     (tmp_path / "notes").write_text("BMW is a car, and no picture")
-    assert prediction.files([str(tmp_path)], pytest.fail) == [
+    assert list(prediction.files([str(tmp_path)], pytest.fail)) == [
         str(tmp_path / name) for name in ("1", "2.JPG_large", "3.ppm")
     ]
+
+
+class Slow:
+    """A classifier that sees what is decoded beside it: the mean of each picture is its answer."""
+
+    classes, size = ("dark", "bright"), 8
+
+    def __init__(self, decoded: list[str]) -> None:
+        self.decoded, self.ahead = decoded, []
+
+    def __call__(self, pixels: np.ndarray) -> Answer:
+        until = time.monotonic() + 60
+        begun = len(self.decoded)
+        while self.decoded and len(self.decoded) == begun and time.monotonic() < until:
+            time.sleep(0.001)  # the next are decoded meanwhile
+        self.ahead.append(len(self.decoded))
+        shares = pixels.mean(axis=(1, 2, 3)) / 255
+        return Answer(np.stack([1 - shares, shares], axis=1), shares * 2)
+
+
+def test_decoding_goes_on_beside_computing_in_order_and_bounded(tmp_path, monkeypatch):
+    names, expected = [], {}
+    for number in range(250):
+        names.append(str(tmp_path / f"{number}.{'tif' if number % 9 == 0 else 'png'}"))
+        Image.new("RGB", (9, 9), (number,) * 3).save(names[-1])
+        expected[names[-1]] = number / 255
+    names.insert(100, str(tmp_path / "no"))
+    decoded: list[str] = []
+    read = prediction._read
+    monkeypatch.setattr(prediction, "_read", lambda name: decoded.append(name) or read(name))
+    model, refused = Slow(decoded), []
+    made = prediction.predict(model, iter(names), lambda name, _: refused.append(name))
+    first = next(made)
+    assert first.file == names[0]
+    assert len(decoded) <= 2 * prediction.BATCH + 5  # a TIFF is read twice
+    rest = list(made)
+    assert [one.file for one in (first, *rest)] == [name for name in names if name in expected]
+    assert refused == [str(tmp_path / "no")]
+    for one in (first, *rest):
+        assert one.probabilities[1] == pytest.approx(expected[one.file])
+        assert one.unlike == round(2 * one.probabilities[1], 3)
+        assert one.is_unlike == (one.unlike > 1)
+    assert all(count > prediction.BATCH * batch for batch, count in enumerate(model.ahead[:-2], 1))
+
+
+def test_errors_of_a_tiffs_library_neither_hide_nor_are_hidden(tmp_path, model, capfd):
+    """Its decoder turns stderr off: only the thread that also tells of unreadable files may."""
+    for number in range(80):
+        content = io.BytesIO()
+        sample.draw("cat", number, 0).save(content, "TIFF", compression="tiff_lzw")
+        whole = content.getvalue()
+        (tmp_path / f"{number:02}.tif").write_bytes(whole[: len(whole) // 2 * (1 + number % 2)])
+    code = "import runpy; runpy.run_module('convnets', run_name='__main__')"
+    command = [sys.executable, "-c", code, "predict", str(tmp_path), "--model", str(model)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    errors = done.stderr.splitlines()
+    assert len(errors) == 40
+    assert all(line.startswith("error: ") for line in errors)
+
+
+def test_what_is_unlike_is_said_in_each_format():
+    made = [
+        prediction.Prediction(name, np.array([0.25, 0.75]), unlike)
+        for name, unlike in (("a.png", 1.001), ("b.png", 1.0), ("c.png", None))
+    ]
+    classes = ["cat", "dog"]
+    header, *lines = prediction.show(made, classes, "table", None, ["a.png"])
+    assert ["unlike the training pictures" in line for line in lines] == [True, False, False]
+    assert {len(line) for line in (header, *lines)} == {len(header)}
+    rows = json.loads("\n".join(prediction.show(made, classes, "json")))
+    assert [row["unlike"] for row in rows] == [1.001, 1.0, None]
+    header, *lines = csv.reader(prediction.show(made, classes, "csv"))
+    assert header == ["file", "class", "unlike", *classes]
+    assert [line[2] for line in lines] == ["1.001", "1.0", ""]
+    assert json.loads("\n".join(prediction.show([], classes, "json"))) == []

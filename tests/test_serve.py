@@ -1,6 +1,7 @@
 """`python -m convnets serve`: the page and the API, of a real server."""
 
 import base64
+import hashlib
 import io
 import os
 import re
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -25,15 +27,17 @@ import requests
 from PIL import Image
 from playwright.sync_api import expect
 
+from convnets.base import files
+from convnets.base.console import InputError
 from convnets.listing.kinds import ImageError
 from convnets.models import saved
 from convnets.networks import architectures
 from convnets.pictures import images
-from convnets.serving import decoder, serve, server
+from convnets.serving import decoder, runtime, serve, server
 from convnets.serving import predict as prediction
 from convnets.serving.decoder import Decoder
 from convnets.sources import sample
-from tests.commands import ROOT, opener, record, said
+from tests.commands import ROOT, opener, record, said, with_champion
 
 CLASSES = ["<b>chat</b>", "chien", "고양이", "{{ 7 }}", "lynx", "loup", "\x1b[2J"]
 HOSTILE = "<img src=x onerror=alert(1)>고양이.png"
@@ -59,12 +63,13 @@ def model(tmp_path_factory) -> Path:
 
 @contextmanager
 def started(
-    model: Path, *options: str, limit: str = "true"
+    model: Path, *options: str, limit: str = "true", folder: Path | None = None
 ) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """A server's process and address. A shell command sets limits."""
     command = [sys.executable, "-m", "convnets", "serve", "--model", str(model), "--port", "0"]
     process = subprocess.Popen(
         ["sh", "-c", f'{limit}; exec "$@"', "sh", *command, *options],
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -124,7 +129,7 @@ def test_pictures_get_the_models_answers_in_their_order(address, model):
     pixels = np.stack([images.decode(content, 78) for content in contents])
     expected = saved.load(model).predict(pixels, verbose=0)
     for place, (row, probabilities) in enumerate(zip(answer.json(), expected, strict=True)):
-        assert list(row) == ["file", "class", "probabilities"]
+        assert list(row) == ["file", "class", "unlike", "probabilities"]
         assert row["file"] == f"{place}.png"
         assert row["class"] == CLASSES[probabilities.argmax()]
         assert list(row["probabilities"]) == CLASSES
@@ -139,12 +144,14 @@ def test_pictures_get_the_models_answers_in_their_order(address, model):
 
 def test_the_answers_are_those_of_predict(tmp_path):
     """Also of a model with one output, for two classes."""
-    model = architectures.plain(78, 2, 0)
+    classes = ["cat", "dog"]
+    saved.save(architectures.plain(78, 2, 0), tmp_path / "two.keras", record(classes))
+    model = runtime.load(str(tmp_path / "two.keras"))
     (tmp_path / "a.png").write_bytes(GOOD)
     (made,) = prediction.predict(model, [str(tmp_path / "a.png")], lambda *_: None)
     pictures = [("a.png", images.decode(GOOD, 78))]
-    (row,) = serve.answer(model, ["cat", "dog"], pictures, evidence=False)
-    expected = prediction.row(made._replace(file="a.png"), ["cat", "dog"])
+    (row,) = serve.answer(model, pictures)
+    expected = prediction.row(made._replace(file="a.png"), classes)
     assert row["class"] == expected["class"]
     assert row["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-6)
 
@@ -508,6 +515,88 @@ def test_pictures_are_dropped_chosen_and_refused_on_the_page(opened):
     expect(page.locator(".error")).to_have_text([re.compile("not a JPEG")])
     expect(page.locator("li.card ul")).to_have_count(3)
     assert page.evaluate("[...document.images].every(image => image.naturalWidth)")
+
+
+@pytest.fixture(scope="module")
+def collecting(tmp_path_factory):
+    """A server without Keras that stores corrections: its address, its process, its folder."""
+    folder = with_champion(tmp_path_factory.mktemp("champion") / "project", CLASSES)
+    with started(Path("models/champion.keras"), "--collect", "kept", folder=folder) as (
+        process,
+        address,
+    ):
+        yield address, process, folder / "kept"
+
+
+def plain_picture(grey: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (90, 60), (grey, grey, grey)).save(content, "PNG")
+    return content.getvalue()
+
+
+def correct(address: str, content: bytes, label: str, **headers: str) -> requests.Response:
+    files, params = [("files", ("a.jpeg", content))], {"class": label}
+    address = f"{address}/collect"
+    return requests.post(address, files=files, params=params, headers=headers, timeout=60)
+
+
+def test_what_is_unlike_is_said_and_keras_is_not_there_until_the_evidence(collecting):
+    address, process, _ = collecting
+    near, far = post(address, plain_picture(20), plain_picture(200)).json()
+    assert (near["unlike"], far["unlike"]) == (0.2, 2.0)
+
+    def loaded() -> bool:
+        return "tensorflow" in Path(f"/proc/{process.pid}/maps").read_text()
+
+    assert not loaded()
+    assert "evidence" in post(address, GOOD, query="?evidence=true").json()[0]
+    assert loaded()
+
+
+def test_a_correction_is_stored_once_in_its_newest_class(collecting, address):
+    address_, _, kept = collecting
+    for label in ("chien", "chien", "lynx", "고양이"):
+        answer = correct(address_, GOOD, label)
+        assert answer.status_code == 200, answer.text
+        (place,) = (path for path in kept.rglob("*") if path.is_file())
+        assert place.read_bytes() == GOOD
+        assert place.relative_to(kept).parts[:2] == ("train", label)
+        assert place.name == f"{hashlib.sha256(GOOD).hexdigest()}.png"
+    for label, content in (("cat", GOOD), (CLASSES[0], GOOD), ("", GOOD), ("chien", b"nothing")):
+        assert correct(address_, content, label).status_code == 422
+    assert correct(address_, bytes(prediction.LARGEST + 1), "chien").status_code == 422
+    assert correct(address_, GOOD, "chien", Origin="http://example.com").status_code == 403
+    assert len([path for path in kept.rglob("*") if path.is_file()]) == 1
+    assert correct(address, GOOD, "chien").status_code == 404
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "RESERVE", 10**18)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1, total=10**20))
+    with pytest.raises(InputError, match="MB are needed"):
+        serve.keep(io.BytesIO(GOOD), "chien", CLASSES, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.browser
+def test_unlike_pictures_and_corrections_on_the_page(collecting, page):
+    address, _, kept = collecting
+    places = (f"{address}/", "data:", f"blob:{address}/")
+    with opener(page, address, places, noted="status of 422") as opened:
+        for korean in (False, True):
+            how = {"locale": "ko-KR"} if korean else {}
+            page = opened(viewport={"width": 400, "height": 800}, **how)
+            page.evaluate(DROP, ["far.png", list(plain_picture(220 + korean))])
+            page.evaluate(DROP, ["near.png", list(plain_picture(20 + korean))])
+            expect(page.locator("li.card figure")).to_have_count(4, timeout=60_000)
+            said = page.locator("li.card", has_text="far.png").locator(".unlike")
+            expect(said).to_contain_text("학습한 사진" if korean else "Unlike the training")
+            expect(page.locator(".unlike")).to_have_count(1)
+            card = page.locator("li.card", has_text="near.png")
+            card.get_by_label("정답" if korean else "Wrong").select_option("lynx")
+            expect(card).to_contain_text("저장했습니다: lynx" if korean else "training: lynx")
+            assert page.evaluate(SIZES) == [400, 400]
+    assert len(list((kept / "train/lynx").iterdir())) == 2
 
 
 @pytest.mark.browser

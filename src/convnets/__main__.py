@@ -2,10 +2,14 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convnets.base import console
+
+if TYPE_CHECKING:
+    from convnets.serving.runtime import Classifier
 
 
 def sync(_: argparse.Namespace) -> None:
@@ -85,33 +89,55 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    console.hush()
     from convnets.serving import predict as prediction
+    from convnets.serving import runtime
 
-    console.unhush()
-    failures = []
+    failures: list[str] = []
+    failed = partial(_failed, failures)
+    model = runtime.load(arguments.model)
+    names = list(prediction.files(arguments.images, failed))
+    shown = console.progress(names, "predict", len(names), beside_output=True)
+    made = prediction.predict(model, shown, failed, arguments.explain)
+    unsure = _limit(arguments, model)
+    for line in prediction.show(made, model.classes, arguments.format, unsure, names):
+        console.say(line)
+    if failures:
+        sys.exit(1)
 
-    def failed(name: str, reason: str) -> None:
-        failures.append(name)
-        print(f"error: {console.printable(name)}: {console.printable(reason)}", file=sys.stderr)
 
-    if arguments.accuracy is not None:
-        from convnets.evaluation import limits
+def _limit(arguments: argparse.Namespace, model: "Classifier") -> float | None:
+    if arguments.accuracy is None:
+        return arguments.unsure  # type: ignore[no-any-return]  # of argparse
+    from convnets.evaluation import limits
 
-        arguments.unsure = limits.limit(prediction.file_of(arguments.model), arguments.accuracy)
-    model, classes = prediction.load(arguments.model)
-    made = prediction.predict(model, arguments.images, failed, arguments.explain)
-    console.say(prediction.show(made, classes, arguments.format, arguments.unsure))
+    return limits.limit(model.path, arguments.accuracy)
+
+
+def _failed(failures: list[str], name: str, reason: str) -> None:
+    failures.append(name)
+    print(f"error: {console.printable(name)}: {console.printable(reason)}", file=sys.stderr)
+
+
+def sort(arguments: argparse.Namespace) -> None:
+    from convnets.serving import runtime
+    from convnets.serving import sort as sorting
+
+    failures: list[str] = []
+    given = (arguments.folder, arguments.out, partial(_failed, failures))
+    model = runtime.load(arguments.model)
+    counts = sorting.sort(model, *given, _limit(arguments, model), arguments.link)
+    told = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items())) or "no pictures"
+    told += f"; {len(failures):,} left out" if failures else ""
+    console.say(console.printable(f"{arguments.out}: {told}"))
     if failures:
         sys.exit(1)
 
 
 def serve(arguments: argparse.Namespace) -> None:
-    console.hush()
     from convnets.serving import serve as serving
 
-    console.unhush()
-    serving.serve(arguments.model, arguments.port, arguments.host, arguments.allow_host)
+    given = (arguments.port, arguments.host, arguments.allow_host, arguments.collect)
+    serving.serve(arguments.model, *given)
 
 
 def review(arguments: argparse.Namespace) -> None:
@@ -205,23 +231,34 @@ def main() -> None:
         help="a .keras file (default: the champion of this workspace), or champion for MLflow's",
     )
 
+    marks = argparse.ArgumentParser(add_help=False)
+    marked = marks.add_mutually_exclusive_group()
+    about = "those whose probability is below this share are unsure"
+    marked.add_argument("--unsure", type=share, metavar="SHARE", help=about)
+    about = "as many are unsure as it takes for so many of the others to be right, such as 0.99"
+    marked.add_argument("--accuracy", type=share, metavar="SHARE", help=about)
+
     about = "predict the class of images"
-    command = commands.add_parser("predict", help=about, description=about, parents=[model])
+    command = commands.add_parser("predict", help=about, description=about, parents=[model, marks])
     command.add_argument(
         "images",
         nargs="+",
         metavar="IMAGE",
         help="a file, a folder that is searched for images, or - for stdin",
     )
-    marked = command.add_mutually_exclusive_group()
-    about = "mark predictions whose probability is below this share"
-    marked.add_argument("--unsure", type=share, metavar="SHARE", help=about)
-    about = "mark what a person must decide, so that so many of the others are right, such as 0.99"
-    marked.add_argument("--accuracy", type=share, metavar="SHARE", help=about)
     about = "write each image with its evidence in colours (Grad-CAM) into this folder"
     command.add_argument("--explain", type=Path, metavar="FOLDER", help=about)
     command.add_argument("--format", choices=("table", "json", "csv"), default="table")
     command.set_defaults(run=predict)
+
+    about = "copy the pictures of a folder into a folder for each class, unsure and unlike"
+    command = commands.add_parser("sort", help=about, description=about, parents=[model, marks])
+    about = "is searched for pictures; nothing is written there"
+    command.add_argument("folder", type=Path, metavar="FOLDER", help=about)
+    about = "gets CLASS/, unlike/, unsure/ and labels.csv; what is there already stays"
+    command.add_argument("out", type=Path, metavar="OUT", help=about)
+    command.add_argument("--link", action="store_true", help="make symbolic links, not copies")
+    command.set_defaults(run=sort)
 
     port = argparse.ArgumentParser(add_help=False)
     port.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
@@ -232,6 +269,8 @@ def main() -> None:
     command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=about)
     about = "another name of this server in an address bar, such as a proxy's; may be repeated"
     command.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=about)
+    about = "store pictures whose class is corrected on the page, in FOLDER/train/CLASS"
+    command.add_argument("--collect", type=Path, metavar="FOLDER", help=about)
     command.set_defaults(run=serve)
 
     about = "decide about doubtful labels on a web page, for this machine only: corrections.csv"

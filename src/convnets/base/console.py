@@ -16,17 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 _SCHEME = r"(?i:https?:[/\\]+|[a-z][a-z0-9+.-]+:[/\\]{2,})"  # of an address
@@ -241,7 +234,9 @@ def _fail(why: str) -> NoReturn:
 
 
 @contextmanager
-def bar(what: str, total: int | None, done: int, console: Console) -> Iterator[Callable[[], None]]:
+def bar(
+    what: str, total: int | None, done: int, console: "Console"
+) -> Iterator[Callable[[], None]]:
     """Show a progress bar with the time left, and yield a function that advances it.
 
     Args:
@@ -250,6 +245,15 @@ def bar(what: str, total: int | None, done: int, console: Console) -> Iterator[C
         done: number of steps already done.
         console: a terminal.
     """
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -272,6 +276,8 @@ def progress(
         total: number of items, if it is known.
         beside_output: stdout is for results. Show the bar on stderr, and no plain lines.
     """
+    from rich.console import Console
+
     console = Console(stderr=beside_output)
     if console.is_terminal:
         with bar(what, total, 0, console) as advance:

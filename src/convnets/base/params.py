@@ -112,8 +112,8 @@ class Data(Section):
     columns: Annotated[Columns | None, BeforeValidator(_mapping)] = None  # of the table
     # The parts of a path, such as {split}/{class}/**.
     pattern: Annotated[str, AfterValidator(_path_pattern)] | None = None
-    # Which words mean which split.
-    splits: Annotated[dict[str, Split] | None, BeforeValidator(_mapping)] = None
+    # Which words mean which split. Of `any`, the splits are drawn, and `train` only learns.
+    splits: Annotated[dict[str, Split | Literal["any"]] | None, BeforeValidator(_mapping)] = None
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> "Data":

@@ -47,6 +47,7 @@ def grad_cam(
     Returns:
         (n, h', w'), 0 to 1, smaller than the images.
     """
+    model = answers.alone(model)
     if isinstance(model.layers[-1], keras.layers.Average):
         model = keras.Model(model.input, model.layers[-1].input[0])
     pixels = tf.cast(images, tf.float32)

@@ -60,7 +60,8 @@ def doubts(found: list[Image], chosen: Mapping[str, Collection[Image]]) -> list[
 def choose(found: list[Image], how: params.Subset, seed: int) -> dict[str, list[Image]]:
     """Choose the images of each split: of every class the same number (listing 8.6), or share.
 
-    A split that the folders give is kept, and a missing one is drawn from the training images.
+    A split that the folders give is kept, and a missing one is drawn from the training images: from
+    those of no split, if there are any.
     Numbers in the names give the order: train is [0, n), validation follows, then test. Elsewhere
     each class is put in an order that depends on the seed and the names alone. So a new image moves
     at most one other of its class across each boundary.
@@ -86,13 +87,16 @@ def choose(found: list[Image], how: params.Subset, seed: int) -> dict[str, list[
         raise InputError(f"only one class of images, {next(iter(by_class))!r}; at least 2 needed")
     group = {image.member: group_of(image, how.group) or image.member for image in found}
     given = {image.split for image in found if image.split} - {"train"}
-    place: dict[str, str] = {}
+    fixed = {image.member for image in found if image.split == "train"}
+    fixed = fixed if any(image.split is None for image in found) else set()
+    place = dict.fromkeys(fixed, "train")
     ordered = {label: _ordered(by_class[label], group, seed) for label in sorted(by_class)}
     for label, of_class in ordered.items():
         # What is in no given split is to learn from, and to draw the missing splits from.
         pools = {split: [image for image in of_class if image.split == split] for split in given}
         pools = {split: pool for split, pool in pools.items() if pool}  # it may lack the class
-        pools["train"] = [image for image in of_class if image.split not in given]
+        left = [image for image in of_class if image.split not in given]
+        pools["train"] = [image for image in left if image.member not in fixed]
         for split, taken in _taken(pools, given, how, label).items():
             place |= dict.fromkeys((image.member for image in taken), split)
     if grouped(found, how):

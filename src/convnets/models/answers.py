@@ -4,16 +4,31 @@ Nothing else asks whether there is one output. Keras is imported only where ther
 answers in arrays are read without it.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 if TYPE_CHECKING:
     import keras
 
     from convnets.models import internals
+
+
+class Answer(NamedTuple):
+    """What a model says of n pictures."""
+
+    probabilities: NDArray[np.float64]  # (n, classes)
+    # (n,), more than 1 is unlike the training pictures; None: it cannot say
+    unlike: NDArray[np.float64] | None
+
+
+def read(outputs: Any) -> Answer:
+    """Return a model's output by name: a champion's is a dict, any other's its probabilities."""
+    if not isinstance(outputs, dict):
+        return Answer(by_class(outputs), None)
+    unlike = np.asarray(outputs["unlike"], np.float64)[:, 0]
+    return Answer(by_class(outputs["probabilities"]), unlike)
 
 
 def classifier(
@@ -45,6 +60,8 @@ def are_for(model: "keras.Model", classes: list[str]) -> bool:
     """Tell whether a model's output is one answer for each of these classes, of different names."""
     units = (1, 2) if len(classes) == 2 else (len(classes),)
     shape = getattr(model, "output_shape", None)  # not there before a model is built
+    if isinstance(shape, list) and isinstance(model.output, dict):
+        shape = tuple(model.output["probabilities"].shape)
     return len(set(classes)) == len(classes) and shape in [(None, count) for count in units]
 
 
@@ -55,13 +72,25 @@ def by_class(probabilities: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def model_by_class(model: "keras.Model") -> "keras.Model":
-    """Return a model with one probability per class, also for two, as `by_class`."""
+    """Return a model with one probability per class, also for two, as `by_class`.
+
+    What else it returns stays.
+    """
+    import keras
+
+    output = alone(model).output
+    if output.shape[-1] == 1:
+        output = keras.ops.concatenate([1 - output, output], axis=-1)
+    both = isinstance(model.output, dict)
+    return keras.Model(model.input, model.output | {"probabilities": output} if both else output)
+
+
+def alone(model: "keras.Model") -> "keras.Model":
+    """Return a model of the probabilities alone."""
     import keras
 
     output = model.output
-    if output.shape[-1] == 1:
-        output = keras.ops.concatenate([1 - output, output], axis=-1)
-    return keras.Model(model.input, output)
+    return keras.Model(model.input, output["probabilities"]) if isinstance(output, dict) else model
 
 
 def scores(outputs: Any) -> Any:
@@ -94,6 +123,8 @@ def probabilities(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.
         logits: from `logits`.
         temperature: more than 1 for less certainty.
     """
+    from scipy.special import softmax  # takes half a second, and predictions do without
+
     wide = np.asarray(logits, np.float64)
     return np.asarray(softmax(wide / temperature, axis=-1).mean(axis=1))
 
@@ -137,6 +168,6 @@ def _ends(model: "keras.Model") -> tuple["keras.KerasTensor", "list[internals.St
     from convnets.models import internals
 
     start = keras.Input(model.input_shape[1:])
-    path = internals.steps(model, start)[1]
+    path = internals.steps(alone(model), start)[1]
     dense = next(step.layer for step in path[::-1] if isinstance(step.layer, keras.layers.Dense))
     return start, [step for step in path if step.layer is dense]

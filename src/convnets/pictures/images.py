@@ -6,9 +6,10 @@ import math
 import os
 import re
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from convnets.base import console
 from convnets.listing.kinds import BLANK, FORMATS, ImageError, kind
 
 MEMORY = 1_500_000_000  # bytes that one picture may take while it is decoded
+LARGE = 2**24  # pixels of a picture that is decoded while no other large one is
 STRIP = 2**20  # pixels that are converted at a time
 BELOW = 255.999  # of 256: the highest value becomes 255, since fractions are cut off
 DEPTHS = (8, 10, 12, 14, 16)  # bits per value of cameras and scanners
@@ -57,6 +59,7 @@ CODED = (
     re.compile(rb"\xff(?=\x53\0[\x09-\x2a].(.)()" + _CODED, re.DOTALL),
 )
 
+_alone = threading.Lock()
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its errors become the reasons below
 
 
@@ -211,7 +214,8 @@ def decode(content: bytes, size: int) -> NDArray[np.uint8]:
 
     The format is recognised by the content. Of several frames or pages, the first is decoded.
     Transparent pixels are blended with white. Values of more than 8 bits become 8 bits, see
-    `_scale`. Not for threads: warnings are off meanwhile, and for a TIFF so is stderr.
+    `_scale`. Warnings are off meanwhile, so for threads they must be off before. For a TIFF stderr
+    is off, too: it is not for threads.
 
     Args:
         content: the file's bytes.
@@ -225,8 +229,7 @@ def decode(content: bytes, size: int) -> NDArray[np.uint8]:
             is one printable line.
     """
     with _reasons(content) as name:
-        rgb = _upright(_opened(content, name), size)
-        return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
+        return np.asarray(_square(_opened(content, name), size), dtype=np.uint8)
 
 
 def header(content: bytes) -> tuple[str, tuple[int, int]]:
@@ -276,16 +279,18 @@ def _afford(name: str, pixels: int, costs: float, what: str) -> None:
         )
 
 
-def _upright(image: ImageFile.ImageFile, size: int) -> Image.Image:
-    """Load an image, and return it in RGB, turned as its EXIF says."""
+def _square(image: ImageFile.ImageFile, size: int) -> Image.Image:
+    """Load an image, and return it in RGB, turned as its EXIF says, as a square."""
     # A JPEG can be decoded directly at 1/2, 1/4 or 1/8 of its size: that saves time and memory.
     image.draft("RGB", (2 * size, 2 * size))
-    upper = ";16" in str(image.tile)  # of 16-bit colours, Pillow keeps the upper bytes
-    image.load()
-    turn = _turn(image)  # only now: a TIFF is turned while it is loaded
-    rgb = _rgb(image, upper)
-    del image  # its memory is needed for the turned copy
-    return rgb if turn is None else rgb.transpose(turn)
+    with _alone if image.width * image.height > LARGE else nullcontext():
+        upper = ";16" in str(image.tile)  # of 16-bit colours, Pillow keeps the upper bytes
+        image.load()
+        turn = _turn(image)  # only now: a TIFF is turned while it is loaded
+        rgb = _rgb(image, upper)
+        del image  # its memory is needed for the turned copy
+        rgb = rgb if turn is None else rgb.transpose(turn)
+        return rgb.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

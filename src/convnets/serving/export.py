@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from convnets.base import console
 from convnets.base.console import InputError
 from convnets.base.files import atomic, write_json
+from convnets.evaluation import served
 from convnets.examples import examples
 from convnets.models import answers
 from convnets.models.trained import HISTORY
-from convnets.serving import predict
+from convnets.serving import predict, runtime
 
 CHECKED = 200  # test images
 CALIBRATING = 100  # training images, from which int8 gets the range of each layer's values
@@ -48,7 +49,7 @@ def export(name: str, form: str, out: Path | None, quantize: str | None) -> str:
     The export takes and returns float32.
 
     Args:
-        name: the model, see `predict.load`.
+        name: the model, see `runtime.load_keras`.
         form: a key of `FORMATS`.
         out: the file, or for a SavedModel the folder. An earlier export is replaced, once the new
             one is checked. None: in `models`, named after the model.
@@ -59,14 +60,12 @@ def export(name: str, form: str, out: Path | None, quantize: str | None) -> str:
         most `CHECKED` test images, the size, and the time for one image.
 
     Raises:
-        InputError: the model or the images cannot be used, `out` is something else, a package is
-            missing, the format cannot hold the model, or the export computes something else.
+        InputError: the model or the images cannot be used, `out` is something else, the format
+            cannot hold the model, or the export computes something else.
     """
     suffix, write, load = FORMATS[form]
     if quantize and form != "litert":
         raise InputError(f"--quantize {quantize}: only LiteRT has it; add --format litert")
-    if form == "onnx":
-        _require_onnx()
     kind = f"{form} {quantize}" if quantize else form
     own = (
         Path(name).parent if (Path(name).parent / HISTORY).exists() else Path(name)
@@ -77,7 +76,7 @@ def export(name: str, form: str, out: Path | None, quantize: str | None) -> str:
     if out.is_dir() and (suffix or not (out / "assets.extra" / ABOUT).exists()):
         raise InputError(f"{out}: a folder that is no earlier export; choose another --out")
 
-    model, classes = predict.load(name)
+    model, classes = runtime.load_keras(name)
     images, labels = _images("test", CHECKED, model, classes)
     how = _quantized(quantize, model, classes)
     about = {
@@ -121,17 +120,6 @@ def export(name: str, form: str, out: Path | None, quantize: str | None) -> str:
     digits = {"largest difference": 6, "accuracy": 4, "MB": 2, "ms for an image": 1}
     formats = {column: f"{{:.{count}f}}".format for column, count in digits.items()}
     return table.to_string(index=False, formatters=formats)
-
-
-def _require_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import tf2onnx  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"--format onnx: no package {error.name}; run `pip install -e '.[onnx]'`"
-        ) from error
 
 
 def _images(
@@ -181,22 +169,13 @@ def _save(model: keras.Model, path: Path, form: str, **how: Any) -> None:
 
 
 def _write_onnx(model: keras.Model, path: Path, about: dict[str, Any], _: dict[str, Any]) -> None:
-    import onnx
-
-    _save(model, path, "onnx")
-    proto = onnx.load(path)
-    # tf2onnx also declares constants as inputs, such as the mean colour that a backbone subtracts.
-    del proto.graph.input[1:]
     classes = json.dumps(about["classes"], ensure_ascii=False)
-    onnx.helper.set_model_props(proto, about | {"classes": classes})
-    onnx.save(proto, path)
+    served.to_onnx(model, path, about | {"classes": classes})
 
 
 def _load_onnx(path: Path) -> Classifier:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda pixels: np.asarray(session.run(None, {"image": pixels})[0])
+    compute = served.load_onnx(path)
+    return lambda pixels: compute(pixels).probabilities
 
 
 def _write_litert(

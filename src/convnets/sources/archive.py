@@ -189,9 +189,9 @@ def opened(path: Path) -> Iterator[Files]:
         raise InputError(f"{path}: {error}") from error
 
 
-def names(folder: Path) -> list[str]:
-    """Return the files of a folder, as they are on the disk: archives are files."""
-    return [entry.name for entry in _folder(folder) if entry.open]
+def names(folder: Path) -> Iterator[str]:
+    """Yield the files of a folder, as they are on the disk: archives are files."""
+    return (entry.name for entry in _folder(folder) if entry.open)
 
 
 def pack(source: Files, names: Collection[str], out: Path) -> None:
@@ -469,7 +469,10 @@ def _folder(folder: Path) -> Iterator[_Entry]:
         entered.add(identity)
         if above:
             yield _Entry(above)
-        for entry in sorted(os.scandir(folder / above), key=lambda entry: entry.name):
+        inner: list[str] = []
+        entries = sorted(os.scandir(folder / above), key=lambda entry: entry.name, reverse=True)
+        while entries:
+            entry = entries.pop()  # it keeps what the disk says of it
             name = f"{above}/{entry.name}" if above else entry.name
             if not _is_text(os.fsencode(name)):
                 yield _Entry(os.fsencode(name).decode(errors="backslashreplace"), why=NOT_TEXT)
@@ -482,8 +485,9 @@ def _folder(folder: Path) -> Iterator[_Entry]:
             except OSError:
                 found, why = None, "a link that leads nowhere"
             if found and stat.S_ISDIR(found.st_mode):
-                (links if entry.is_symlink() else todo).append(name)
+                (links if entry.is_symlink() else inner).append(name)
             elif found and stat.S_ISREG(found.st_mode):
                 yield _Entry(name, found.st_size, partial(open, entry.path, "rb"))
             else:
                 yield _Entry(name, why=why or "not a file")
+        todo += reversed(inner)

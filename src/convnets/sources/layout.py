@@ -87,8 +87,8 @@ def recognise(
     skipped |= source.skipped
     if not pictures:
         raise InputError("no images found; expected <class>/*.jpg, or <class>.<number>.jpg")
-    tree = _tree(pictures, splits)
     if pattern is not None:
+        tree = _tree(pictures, splits)
         reading = _said(pattern, tree)
         why = "does not match data.pattern"
         left = dict.fromkeys(texts, "not an image; with data.pattern, no table is read")
@@ -108,11 +108,13 @@ def recognise(
                 or (labels and f"{labels}: no table of labels; correct data.labels")
                 or "data.columns is set, but no table is there; set data.labels"
             )
+        tree = _tree(_with_class(pictures, found), splits)
         reading = _only(_readings(tree), found, tree, wanted)
         why = "not in the table" if reading.name == "table" else "beside the class folders"
         unused = {name: f"a table that is not used: {why}" for name, why in found.unclear.items()}
         left = unused | found.left
     name, _, images = reading
+    images = [each._replace(split=None) if each.split == "any" else each for each in images]
     images.sort(key=lambda image: (image.label, image.number or 0, image.member))
     used = {image.member for image in images}
     skipped |= {path: why for path in pictures if path not in used}
@@ -141,6 +143,18 @@ def sort_out(
         else:
             skipped[name] = "not an image"
     return pictures, texts, skipped
+
+
+def _with_class(pictures: Collection[str], found: tables.Labels) -> list[str]:
+    """Return the pictures without those of folders in which a table gives no picture a class.
+
+    Such folders, as `sort` makes for doubtful pictures, are no classes.
+    """
+    without = {name for name in pictures if found.left.get(name) == tables.WITHOUT}
+    known = {
+        each for name in pictures if name not in without for each in PurePosixPath(name).parents
+    }
+    return [name for name in pictures if known.issuperset(PurePosixPath(name).parents)]
 
 
 class _Tree(NamedTuple):
@@ -334,7 +348,7 @@ def _read(pattern: str, tree: _Tree) -> list[Reading]:
     classes: dict[str | None, set[str]] = defaultdict(set)
     for image in images:
         classes[image.split].add(image.label)
-    learned = classes[None] | classes["train"]
+    learned = classes[None] | classes["any"] | classes["train"]
     # `val/images`: one folder, which is no class of those to learn.
     without = {split for split, of in classes.items() if len(of) == 1 and of.isdisjoint(learned)}
     images = [image for image in images if image.split not in without]

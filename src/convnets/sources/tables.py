@@ -34,6 +34,7 @@ ENCODINGS = ["cp949", "cp932", "gb18030", "big5", "cp1252", "cp437"]
 ONES, ZEROS = {"1", "1.0", "true"}, {"", "0", "0.0", "-1", "-1.0", "false"}
 SMALL = 20  # a table of so few rows may name a class once
 SHOWN = 40  # characters of a cell in a message
+WITHOUT = "without a class in the table"
 SAMPLE = 100  # rows that show how a table is written
 
 _ENDING = re.compile(r"\.[a-z][a-z0-9]{1,4}$")
@@ -302,7 +303,7 @@ class _Table:
                 what = "splits" if rows[picture].label == label else "classes"
                 raise UnclearError(f"{cell!r} has two {what}; remove one row")
             if labels and not label:
-                self.left[picture] = "without a class in the table"
+                self.left[picture] = WITHOUT
         return rows
 
     def _file(self) -> tuple[int, dict[str, list[str]]]:
