@@ -7,7 +7,7 @@ import numpy as np
 
 from convnets.augmentation import augment as augmentation
 from convnets.base import console, params
-from convnets.evaluation import explain, scores, served
+from convnets.evaluation import explain, scores, served, unlike
 from convnets.examples import examples, npy
 from convnets.examples.examples import IMAGES, fingerprint
 from convnets.models import answers, saved
@@ -27,23 +27,26 @@ def main() -> None:
         run.dataset(IMAGES / "test.npy", "test")
         trained = scores.load(FOLDER, frozenset(run.declared.outs))
         results = scores.compare(trained, p.monitor)
-        scores.write(results, METRICS)
         images = examples.load(IMAGES / "test.npy", "test").at(slice(None))  # without dropped ones
 
         # The one model that is needed, with Keras.
         champion = saved.load(FOLDER / results.champion / MODEL)
         answers.divide(champion, results.calibrated[results.champion].temperature)
-        record = results.best.record.model_copy(update={"limits": results.limits()})
-        saved.save(champion, CHAMPION, record)
         rows = report.explained(results)
         evidence = explain.grad_cam(champion, images[rows], results.answers.predicted[rows])
         maps = explain.feature_maps(champion, images[0])
+        champion, refused = unlike.add(champion, p.unlike.false_alarms)
+        record = results.best.record.model_copy(update={"limits": results.limits()})
+        saved.save(champion, CHAMPION, record)
+        scores.write(results, METRICS, refused)
 
         views = augmentation.preview(npy.read(IMAGES / "train.npy")[0], 8, p.seed, p.augmentation)
         audit = json.loads((METRICS / "audit.json").read_text(encoding="utf-8"))
         drawn = figures.of_results(results)
         figures.save(drawn.comparison, METRICS / "comparison.png")
-        shown = report.content(results, drawn, images, views, evidence, maps, fingerprint(), audit)
+        shown = report.content(
+            results, drawn, images, views, evidence, maps, fingerprint(), audit, refused
+        )
         page.write(report.html(shown), METRICS / "report.html")
 
         known = examples.load(IMAGES / "validation.npy", "validation")
@@ -53,6 +56,8 @@ def main() -> None:
             console.say(f"the champion is used with Keras alone: as ONNX, {why}")
 
         by_model = scores.of_models(results)
+        if refused is not None:
+            run.metrics({"test_unlike": refused})
         run.metrics(
             {f"{name}.{key}": by_model[name][key] for name in by_model for key in by_model[name]}
         )

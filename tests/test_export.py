@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from convnets.evaluation import unlike
 from convnets.examples import examples
 from convnets.heads import cached
 from convnets.models import answers, saved
@@ -54,10 +55,22 @@ def convnet(classes: int, dropout: float) -> keras.Model:
     return model
 
 
+def with_unlike(model: keras.Model) -> keras.Model:
+    """As the champion is: with a second output."""
+    start = keras.Input(model.input_shape[1:], name="image")
+    probabilities = model(start)
+    means = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3, strides=8)(start))
+    random = np.random.default_rng(0)
+    few = unlike.Split(random.normal(size=(50, 8)).astype("f4"), np.arange(50) % 2)
+    measure = unlike.build(few, random.normal(size=(40, 8)).astype("f4"), 0.05, 10**6)
+    return keras.Model(start, {"probabilities": probabilities, "unlike": measure(means)})
+
+
 MODELS = {
     "two": (lambda: convnet(2, 0.5), TWO),
     "three": (lambda: convnet(3, 0), THREE),
     "mirrored": (mirrored, TWO),
+    "unlike": (lambda: with_unlike(convnet(2, 0.5)), TWO),
 }
 
 
@@ -110,23 +123,21 @@ def export(capsys, monkeypatch, *arguments: str) -> tuple[list[str], str]:
     return out.splitlines(), error if status else ""
 
 
-def probabilities(path: Path, images: np.ndarray) -> np.ndarray:
-    """What an exported file answers, in its own runtime."""
+def answered(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What an exported file answers by name, in its own runtime; a single output has no name."""
     if path.suffix == ".onnx":
         session = onnxruntime.InferenceSession(path)
         assert [given.name for given in session.get_inputs()] == ["image"]
-        return session.run(None, {"image": images})[0]
+        names = [made.name for made in session.get_outputs()]
+        return dict(zip(names, session.run(None, {"image": images}), strict=True))
     if path.suffix == ".tflite":
         interpreter = tf.lite.Interpreter(str(path))
-        (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
-        assert given["dtype"] == made["dtype"] == np.float32
-        interpreter.resize_tensor_input(given["index"], images.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], images)
-        interpreter.invoke()
-        return interpreter.get_tensor(made["index"])
+        details = interpreter.get_input_details() + interpreter.get_output_details()
+        assert {each["dtype"] for each in details} == {np.float32}
+        return interpreter.get_signature_runner()(image=images)
     loaded = tf.saved_model.load(str(path))  # without it, no weights
-    return loaded.signatures["serving_default"](image=tf.constant(images))["output_0"].numpy()
+    made = loaded.signatures["serving_default"](image=tf.constant(images))
+    return {name: value.numpy() for name, value in made.items()}
 
 
 def about(path: Path) -> dict[str, object]:
@@ -153,23 +164,36 @@ def test_an_export_answers_as_the_model_and_the_table_says_how_nearly(
     )
     assert not list(Path("models").glob(".*"))
     classes = MODELS[name][1]
-    assert about(path) == {
+    told = about(path)
+    assert ("unlike" in told) == (name == "unlike")
+    told.pop("unlike", None)
+    assert told == {
         "input": f"image: float32, (n, {SIZE}, {SIZE}, 3), RGB from 0 to 255",
         "output": f"float32, (n, {len(classes)}), the probability of each class",
         "classes": classes,
     }
     images, labels, *_ = examples.load(Path("dvc-outs/images/test.npy"), "test")
     model = saved.load(Path("models/champion.keras"))
-    expected = answers.by_class(model.predict(images, verbose=0))
+    expected, unlike = answers.read(model.predict(images, verbose=0))
     assert expected.std(axis=0).min() > 0.05  # else any answer would be near
-    found = probabilities(path, images.astype(np.float32))
+    made = answered(path, images.astype(np.float32))
+    assert set(made) == {"probabilities", "unlike"} if name == "unlike" else len(made) == 1
+    found = made["probabilities"] if name == "unlike" else next(iter(made.values()))
     difference = np.abs(found - expected).max()
     assert difference < tolerance
     header, keras_row, row = (line.split() for line in lines[1:])
     assert header[:4] == ["model", "largest", "difference", "accuracy"]
     count = len(arguments.replace(" --quantize", "").split())
     for told, outputs in ((keras_row[1:], expected), (row[count:], found)):
-        away, accuracy, megabytes, milliseconds = map(float, told)
+        away, accuracy, *of_unlike, megabytes, milliseconds = map(float, told)
+        assert len(of_unlike) == (2 if name == "unlike" else 0)
+        if unlike is not None and outputs is found:
+            apart = np.abs(made["unlike"][:, 0] - unlike) / np.maximum(1, unlike)
+            assert of_unlike[0] == pytest.approx(apart.max(), abs=1e-4)
+            assert "quantize" in arguments or apart.max() < 0.01
+            same = (made["unlike"][:, 0] > 1) == (unlike > 1)
+            assert of_unlike[1] == pytest.approx(same.mean(), abs=1e-4)
+            assert same.mean() > 0.75
         assert away == pytest.approx(0 if outputs is expected else difference, abs=1e-4)
         assert accuracy == pytest.approx((outputs.argmax(axis=1) == labels).mean(), abs=1e-4)
         assert megabytes > 0
@@ -185,6 +209,15 @@ def test_an_export_that_computes_something_else_is_not_written(project, capsys, 
         assert "not written, its probabilities differ by" in error
         assert "choose another --format" in error
         assert (earlier.stat().st_mtime_ns if earlier.exists() else None) == before
+
+
+def test_an_export_whose_unlike_is_another_is_not_written(projects, capsys, monkeypatch):
+    monkeypatch.chdir(projects["unlike"])
+    monkeypatch.setattr(exporting, "UNLIKE_TOLERANCE", -1.0)
+    before = set(Path().rglob("*"))
+    _, error = export(capsys, monkeypatch, "saved_model", "--out", "models/other")
+    assert "`unlike` differs by" in error
+    assert set(Path().rglob("*")) == before
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(project, tmp_path, capsys, monkeypatch):
@@ -299,5 +332,5 @@ def test_a_real_backbone(tmp_path):
     for arguments, form, tolerance in (KINDS["onnx"], KINDS["int8"]):
         run(tmp_path, *arguments.split())
         path = tmp_path / "models" / form.format("champion")
-        found = probabilities(path, images.astype(np.float32))
+        (found,) = answered(path, images.astype(np.float32)).values()
         assert np.abs(found - expected).max() < tolerance, arguments

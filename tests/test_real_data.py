@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import yaml
 
+from benchmarks.unlike import left_out, measure, refused
+from convnets.backbones import backbone, lite
+from convnets.base import params
 from convnets.evaluation import metrics
 from convnets.examples import examples
 from convnets.listing.kinds import ImageError
@@ -86,3 +89,30 @@ def test_a_backbone_of_a_file_knows_cats_from_dogs(shared):
     labels = np.array([image.label == found[0].label for image in found])
     near = np.argsort(-features @ features.T, axis=1)[:, 1:21]
     assert ((labels[near].mean(axis=1) > 0.5) == labels).mean() > 0.9
+
+
+def test_a_flower_of_no_class_and_what_is_no_flower_are_unlike_flowers(shared):
+    """Each of the twelve is left out in turn: one that the model never saw is found."""
+    how = params.Backbone(
+        name=lite.NAME,
+        weights="imagenet",
+        preprocessing="auto",
+        pooling="mean",
+        fine_tune_from=None,
+    )
+    base = backbone.build(how, 160)
+    with archive.opened(shared / "flowers12.zip") as files:
+        found = layout.recognise(files).images
+        pixels = np.stack([images.decode(files.read(image.member), 160) for image in found])
+    labels = np.unique([image.label for image in found], return_inverse=True)[1]
+    odd = np.random.default_rng(0).integers(0, 256, (20, 160, 160, 3))
+    odd[:3] = np.array([0, 128, 255])[:, None, None, None]
+    digits = np.load(shared / "mnist.npz")["x_test"][:20].repeat(5, axis=1).repeat(5, axis=2)
+    odd[10:] = 0
+    odd[10:, 10:150, 10:150] = digits[:10, ..., None]
+    features = base.predict(pixels, verbose=0)[:, 0, 0]
+    foreign = {"odd": base.predict(odd.astype("float32"), verbose=0)[:, 0, 0]}
+    shares = [refused((features, labels), foreign, seed) for seed in range(5)]
+    assert all(each["odd"] > 0.95 for each in shares)
+    assert np.mean([each["own"] for each in shares]) == pytest.approx(0.05, abs=0.03)
+    assert left_out((features, labels), measure)["AUROC"] > 0.85

@@ -54,13 +54,17 @@ def results(
 AUDIT = {"advice": ["3 labels are doubtful."], "trusted": "A head has 97 %.", "few": False}
 
 
-def page(found: scores.Results, seconds: dict[str, float] | None = None) -> str:
+def page(
+    found: scores.Results,
+    seconds: dict[str, float] | None = None,
+    unlike: float | None = 0.0425,
+) -> str:
     images = np.random.default_rng(0).integers(0, 256, (len(found.images), SIZE, SIZE, 3), "uint8")
     views = images[:9].astype("float32")
     drawn = figures.of_results(found)
     evidence = np.random.default_rng(0).random((len(report.explained(found)), 7, 7), "f4")
     shown = report.content(
-        found, drawn, images, views, evidence, images[0].astype("f4"), "0" * 16, AUDIT
+        found, drawn, images, views, evidence, images[0].astype("f4"), "0" * 16, AUDIT, unlike
     )
     for figure in drawn.by_name().values():
         figures.plt.close(figure)
@@ -117,8 +121,10 @@ def test_one_model_alone_has_a_report_without_empty_parts(stage, tmp_path):
     assert f"The champion is <b>{stage}</b>" in html
     for absent in ("digits", "differences", "Differences", "beyond chance"):
         assert absent not in html.partition("</style>")[2].replace("train_mnist", "")
-    scores.write(found, tmp_path)
-    assert list(json.loads((tmp_path / "models.json").read_text())) == ["champion", stage]
+    scores.write(found, tmp_path, None)
+    written = json.loads((tmp_path / "models.json").read_text())
+    assert list(written) == ["champion", stage]
+    assert written["champion"] == written[stage]
     assert set(pd.read_csv(tmp_path / "curves.csv")["model"]) == {stage}
     assert list(pd.read_csv(tmp_path / "recall.csv")) == ["class", stage]
 
@@ -140,6 +146,17 @@ def test_with_few_test_images_the_cross_validated_accuracy_stands_first(monkeypa
     verdict = page(results(["ant", "bee"], right=True)).partition("verdict")[2].partition("</p>")[0]
     assert "<b>91.0 %</b>" in verdict and "<b>100.0 %</b>" not in verdict
     assert "10 test images" in verdict and "55.0 % to 98.0 %" in verdict
+
+
+def test_the_share_of_the_test_images_that_is_unlike_is_told(tmp_path):
+    found = results(["ant", "bee"])
+    assert re.search(r"4\.2. ?% seem <em>unlike", page(found))
+    assert "unlike the training" not in page(found, unlike=None)
+    scores.write(found, tmp_path, 0.0425)
+    for name in ("models", "evaluate"):
+        written = json.loads((tmp_path / f"{name}.json").read_text())
+        told = written["champion"] if name == "models" else written
+        assert told["test_unlike"] == 0.0425
 
 
 def test_the_digits_stand_apart_and_recall_is_by_class():
@@ -165,7 +182,7 @@ def test_predictions_are_by_name(tmp_path):
     found = results(["001", "NA"])
     written = set()
     for _ in range(2):
-        scores.write(found, tmp_path)
+        scores.write(found, tmp_path, 0.0425)
         written.add((tmp_path / "predictions.csv").read_bytes())
     assert len(written) == 1
     table = pd.read_csv(tmp_path / "predictions.csv", dtype=str, keep_default_na=False)

@@ -2,8 +2,10 @@
 
 import base64
 import io
+import json
 from pathlib import Path
 
+import keras
 import mlflow
 import numpy as np
 import pandas as pd
@@ -73,6 +75,27 @@ def test_a_request_as_the_server_reads_it(logged):
         answers = model.predict(parsed)
         found = [list(answer["probabilities"].values()) for answer in answers]
         assert np.allclose(found, expected, atol=1e-6)
+
+
+def test_a_champion_tells_what_is_unlike_too(logged, tmp_path):
+    alone, pixels, _ = logged
+    start = keras.Input((78, 78, 3), name="image")
+    mean = keras.layers.GlobalAveragePooling2D()(start)
+    outputs = {
+        "probabilities": architectures.plain(78, 2, 0)(start),
+        "unlike": keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(mean),
+    }
+    keras.Model(start, outputs).save(tmp_path / "champion.keras")
+    with mlflow.start_run():
+        uri = runs._log_model(tmp_path / "champion.keras", "train_scratch", CLASSES)
+    model = mlflow.pyfunc.load_model(uri)
+    schema = model.metadata.get_input_schema()
+    parsed = infer_and_parse_data({"inputs": pixels.tolist()}, schema)
+    found = [answer["unlike"] for answer in model.predict(parsed)]
+    assert found == pytest.approx(pixels.mean(axis=(1, 2)).sum(axis=1), rel=1e-5)
+    assert json.loads(json.dumps(found)) == found
+    assert "unlike" in model.metadata.get_output_schema().input_names()
+    assert all("unlike" not in answer for answer in alone.predict(pixels))
 
 
 @pytest.mark.parametrize(

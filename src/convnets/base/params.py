@@ -175,6 +175,12 @@ class Augmentation(Section):
     brightness: Share
 
 
+class Unlike(Section):
+    """What the champion calls unlike the training pictures."""
+
+    false_alarms: Annotated[float, Field(gt=0, lt=1)]  # share of the validation pictures
+
+
 Monitor = Literal["val_loss", "val_accuracy"]  # by which the best epoch is chosen
 
 
@@ -281,6 +287,7 @@ class Params(Section):
     backbone: Backbone
     augmentation: Augmentation
     views: Views
+    unlike: Unlike
     fine_tune: Training
     mnist: Mnist
     train_mnist: MnistTraining

@@ -20,7 +20,7 @@ def feature_maps(model: keras.Model, image: NDArray[np.uint8]) -> NDArray[np.flo
         model: a model that takes pixels.
         image: (h, w, c).
     """
-    maps = _maps(internals.steps(model, tf.cast(image[None], tf.float32))[1])
+    maps = _maps(internals.steps(_without_mirror(model), tf.cast(image[None], tf.float32))[1])
     # Also a separable or a depthwise one; and any map if there is none.
     first = next((step for step in maps if "Conv2D" in type(step.layer).__name__), maps[0])
     return np.asarray(first.output[0], np.float32)
@@ -47,9 +47,7 @@ def grad_cam(
     Returns:
         (n, h', w'), 0 to 1, smaller than the images.
     """
-    model = answers.alone(model)
-    if isinstance(model.layers[-1], keras.layers.Average):
-        model = keras.Model(model.input, model.layers[-1].input[0])
+    model = _without_mirror(model)
     pixels = tf.cast(images, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(pixels)
@@ -64,6 +62,14 @@ def grad_cam(
     highest = evidence.max(axis=(1, 2), keepdims=True)
     scaled: NDArray[np.float32] = evidence / np.where(highest > 0, highest, 1)
     return scaled
+
+
+def _without_mirror(model: keras.Model) -> keras.Model:
+    """Return a model of the probabilities for the image itself."""
+    model = answers.alone(model)
+    if isinstance(model.layers[-1], keras.layers.Average):
+        model = keras.Model(model.input, model.layers[-1].input[0])
+    return model
 
 
 def _places(step: internals.Step) -> int:

@@ -226,10 +226,15 @@ def gather(
     return Results(table, champion, trained, kept, *rest)
 
 
-def write(results: Results, folder: Path) -> None:
+def write(results: Results, folder: Path, unlike: float | None) -> None:
     """Write the comparison, the scores, the curves and the predictions.
 
     DVC shows `models.json`: the metrics for comparing experiments, the champion's first.
+
+    Args:
+        results: of all models.
+        folder: for the files.
+        unlike: the share of the test images that seem unlike the training images to the champion.
     """
     tables = {
         "comparison": results.table,
@@ -243,9 +248,13 @@ def write(results: Results, folder: Path) -> None:
         with files.atomic(folder / f"{kind}.csv") as part:
             table.to_csv(part)
     scores = results.table.drop(columns="book").to_dict("index")
-    files.write_json(folder / "evaluate.json", {"champion": results.champion, "models": scores})
+    files.write_json(
+        folder / "evaluate.json",
+        {"champion": results.champion, "test_unlike": unlike, "models": scores},
+    )
     compared = [metric.name for metric in METRICS if metric.compared]
     first = {"champion": results.table.loc[results.champion, compared].to_dict()}
+    first["champion"] |= {} if unlike is None else {"test_unlike": unlike}
     of_models = results.table[compared].to_dict("index")
     files.write_json(folder / "models.json", first | of_models)
     classes = results.best.record.classes

@@ -31,6 +31,7 @@ def content(
     maps: NDArray[np.float32],
     labels: str,
     audit: dict[str, Any],
+    unlike: float | None,
 ) -> dict[str, Any]:
     """Return the content of the page.
 
@@ -43,6 +44,7 @@ def content(
         maps: the champion's first convolution's, for the first image.
         labels: a hash of all labels.
         audit: from `audit.pictures.summary`.
+        unlike: see `scores.write`.
     """
     best = results.answers
     recall = results.recall().sort_values(results.champion, kind="stable")
@@ -66,6 +68,7 @@ def content(
     return {
         "labels": labels,
         "audit": audit,
+        "unlike": unlike,
         "champion": results.champion,
         "records": records,
         "kept": results.kept,

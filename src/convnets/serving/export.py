@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import keras
@@ -28,11 +29,12 @@ from convnets.serving import predict, runtime
 CHECKED = 200  # test images
 CALIBRATING = 100  # training images, from which int8 gets the range of each layer's values
 TOLERANCE = 0.01  # of a probability, for an export that is not quantized
+UNLIKE_TOLERANCE = 0.05  # of the limit
 TIMED = 20  # runs with one image
 ABOUT = "model.json"  # what goes in, what comes out, and the classes
 
 Pixels = NDArray[np.float32]  # (n, size, size, 3), RGB from 0 to 255
-Classifier = Callable[[Pixels], NDArray[Any]]  # returns (n, classes) probabilities
+Classifier = Callable[[Pixels], answers.Answer]
 
 
 class Format(NamedTuple):
@@ -85,14 +87,20 @@ def export(name: str, form: str, out: Path | None, quantize: str | None) -> str:
         "classes": classes,
     }
     model = answers.model_by_class(model)
+    if isinstance(model.output, dict):
+        about |= {"unlike": "float32, (n, 1), more than 1 is unlike the training images"}
+
+    def known(pixels: Pixels) -> answers.Answer:
+        return answers.read(model.predict_on_batch(pixels))
+
     console.say(f"export: {name} to {out}, {quantize or 'float32'}")
     with atomic(out) as part:
         try:
             with warnings.catch_warnings(action="ignore"):
                 write(model, part, about, how)
                 classify = load(part)
-            expected = _probabilities(model.predict_on_batch, images, "keras")
-            found = _probabilities(classify, images, kind)
+            expected = _answers(known, images, "keras")
+            found = _answers(classify, images, kind)
         except (OSError, MemoryError):
             raise
         except Exception as error:  # a converter raises any kind for a model that it cannot convert
@@ -100,24 +108,38 @@ def export(name: str, form: str, out: Path | None, quantize: str | None) -> str:
             raise InputError(
                 f"{out}: cannot be written as {kind} ({reason}); choose another --format"
             ) from error
-        difference = float(np.abs(found - expected).max())
+        difference = float(np.abs(found.probabilities - expected.probabilities).max())
         if not quantize and not difference <= TOLERANCE:  # NaN, too
             raise InputError(
                 f"{out}: not written, its probabilities differ by {difference:.2g} from the "
                 "model's; choose another --format"
             )
+        apart: dict[str, list[float]] = {}
+        if found.unlike is not None and expected.unlike is not None:
+            ratios = np.abs(found.unlike - expected.unlike) / np.maximum(1, expected.unlike)
+            largest = float(ratios.max())
+            if not quantize and not largest <= UNLIKE_TOLERANCE:
+                raise InputError(
+                    f"{out}: not written, `unlike` differs by {largest:.2g} from the model's; "
+                    "choose another --format"
+                )
+            agrees = float(np.mean((found.unlike > 1) == (expected.unlike > 1)))
+            apart = {"unlike differs": [0, largest], "unlike agrees": [1, agrees]}
         table = pd.DataFrame(
             {
                 "model": ["keras", kind],
                 "largest difference": [0, difference],
-                "accuracy": [float(np.mean(p.argmax(axis=1) == labels)) for p in (expected, found)],
-                "MB": [_megabytes(Path(name)), _megabytes(part)],
-                "ms for an image": [
-                    _milliseconds(each, images[:1]) for each in (model.predict_on_batch, classify)
+                "accuracy": [
+                    float(np.mean(each.probabilities.argmax(axis=1) == labels))
+                    for each in (expected, found)
                 ],
+                **apart,
+                "MB": [_megabytes(Path(name)), _megabytes(part)],
+                "ms for an image": [_milliseconds(each, images[:1]) for each in (known, classify)],
             }
         )
     digits = {"largest difference": 6, "accuracy": 4, "MB": 2, "ms for an image": 1}
+    digits |= dict.fromkeys(apart, 4)
     formats = {column: f"{{:.{count}f}}".format for column, count in digits.items()}
     return table.to_string(index=False, formatters=formats)
 
@@ -174,16 +196,42 @@ def _write_onnx(model: keras.Model, path: Path, about: dict[str, Any], _: dict[s
 
 
 def _load_onnx(path: Path) -> Classifier:
-    compute = served.load_onnx(path)
-    return lambda pixels: compute(pixels).probabilities
+    return served.load_onnx(path)
 
 
 def _write_litert(
     model: keras.Model, path: Path, about: dict[str, Any], how: dict[str, Any]
 ) -> None:
-    _save(model, path, "litert", **how)
+    if "representative_dataset" in how:
+        path.write_bytes(_int8(model, how))
+    else:
+        _save(model, path, "litert", **how)
     with zipfile.ZipFile(path, "a") as archive:  # a runtime ignores it, as it does metadata
         archive.writestr(ABOUT, json.dumps(about, indent=2, ensure_ascii=False))
+
+
+def _int8(model: keras.Model, how: dict[str, Any]) -> bytes:
+    """Quantize all but divisions, and what computes `unlike`.
+
+    The runtime takes a divisor of 128/255 of its range for 0, and fails. `unlike` would end at the
+    largest value for a calibrating image, so no image would be unlike these.
+    """
+    lite = tf.lite.experimental
+    with TemporaryDirectory() as folder:
+        _save(model, Path(folder), "tf_saved_model")
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.optimizations = how["optimizations"]
+        converter.target_spec.supported_ops = how["target_spec"]["supported_ops"]
+        converter.representative_dataset = how["representative_dataset"]
+        quantizer = lite.QuantizationDebugger(converter=converter, debug_dataset=list)
+    calibrated = tf.lite.Interpreter(model_content=quantizer.calibrated_model)
+    last = calibrated.get_signature_runner().get_output_details().get("unlike", {"name": ""})
+    names = {each["name"] for each in calibrated.get_tensor_details()}
+    kept = [name for name in names if "unlike" in name or name == last["name"]]
+    quantizer.options = lite.QuantizationDebugOptions(
+        denylisted_ops=["DIV"], denylisted_nodes=sorted(kept)
+    )
+    return bytes(quantizer.get_nondebug_quantized_model())
 
 
 def _load_litert(path: Path) -> Classifier:
@@ -191,7 +239,7 @@ def _load_litert(path: Path) -> Classifier:
         model_content=path.read_bytes(), num_threads=os.cpu_count() or 1
     )
     run = interpreter.get_signature_runner()
-    return lambda pixels: next(iter(run(image=pixels).values()))
+    return lambda pixels: _named(run(image=pixels))
 
 
 def _write_saved_model(
@@ -206,7 +254,7 @@ def _write_saved_model(
 
 def _load_saved_model(path: Path) -> Classifier:
     loaded = tf.saved_model.load(path)  # its weights live as long as it does
-    return lambda pixels: np.asarray(loaded.serve(pixels))
+    return lambda pixels: answers.read(loaded.serve(pixels))
 
 
 FORMATS = {
@@ -216,10 +264,19 @@ FORMATS = {
 }
 
 
-def _probabilities(classify: Classifier, images: Pixels, kind: str) -> NDArray[Any]:
+def _named(outputs: dict[str, Any]) -> answers.Answer:
+    """Read several outputs by name, and a single one, whose name is the converter's, alone."""
+    return answers.read(outputs if len(outputs) > 1 else next(iter(outputs.values())))
+
+
+def _answers(classify: Classifier, images: Pixels, kind: str) -> answers.Answer:
     starts = range(0, len(images), predict.BATCH)
     shown = console.progress(starts, f"check {kind} (batches)", len(starts), beside_output=True)
-    return np.concatenate([classify(images[start : start + predict.BATCH]) for start in shown])
+    found = [classify(images[start : start + predict.BATCH]) for start in shown]
+    probabilities, unlike = zip(*found, strict=True)
+    return answers.Answer(
+        np.concatenate(probabilities), None if unlike[0] is None else np.concatenate(unlike)
+    )
 
 
 def _megabytes(path: Path) -> float:

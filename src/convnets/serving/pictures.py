@@ -32,6 +32,8 @@ class Pictures(PythonModel):
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return for each picture its class, and the probability of each class by its name.
 
+        If the model tells it, also how `unlike` the training pictures it is: 1 is the limit.
+
         Args:
             context: MLflow's; not used.
             model_input: an array or a column of pictures. A picture is the content of an image
@@ -43,14 +45,18 @@ class Pictures(PythonModel):
         """
         given = model_input.iloc[:, 0] if isinstance(model_input, pd.DataFrame) else model_input
         pixels = np.stack([self._pixels(place, picture) for place, picture in enumerate(given)])
-        outputs = answers.by_class(self.model.predict(pixels, verbose=0))
-        return [
+        found = answers.read(self.model.predict(pixels, verbose=0))
+        rows: list[dict[str, Any]] = [
             {
                 "class": self.classes[int(row.argmax())],
                 "probabilities": dict(zip(self.classes, map(float, row), strict=True)),
             }
-            for row in outputs
+            for row in found.probabilities
         ]
+        if found.unlike is not None:
+            for row, unlike in zip(rows, found.unlike, strict=True):
+                row["unlike"] = float(unlike)
+        return rows
 
     def _pixels(self, place: int, picture: Any) -> NDArray[np.float32]:
         shape = self.model.input_shape[1:]

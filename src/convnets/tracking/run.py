@@ -330,7 +330,11 @@ def _log_model(path: Path, name: str, classes: list[str]) -> str:
     # An array of any kind of pictures: of numbers as pixels, or of objects as contents of files.
     pictures = Schema([TensorSpec(np.dtype("O"), (-1,))])
     answer = Schema(
-        [ColSpec(DataType.string, "class"), ColSpec(Map(DataType.double), "probabilities")]
+        [
+            ColSpec(DataType.string, "class"),
+            ColSpec(Map(DataType.double), "probabilities"),
+            ColSpec(DataType.double, "unlike", required=False),  # the champion's alone
+        ]
     )
     # MLflow warns that there are no type hints and no example, whatever filter is set.
     with warnings.catch_warnings(record=True):
