@@ -86,7 +86,7 @@ def left_out(given: Set, build: Callable[[Set, head.Floats], Score]) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="+", help="FEATURES … FOREIGN")
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=5)
     given = parser.parse_args()
     loaded = {path.stem: np.load(path) for path in given.files}
     sets = {name: (data["f"], data["y"].astype(np.int64)) for name, data in loaded.items()}
