@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path("dvc-outs/served")
 MODEL, ABOUT = "champion.onnx", "about.json"
-CHECKED = 32  # validation pictures, on which both must say the same
+CHECKED = 8  # validation pictures, on which both must say the same
 LARGEST_ABOUT = 1_000_000  # bytes
 SPARE = 8_000_000  # bytes that the graph may take besides the weights
 TOLERANCE = {"probabilities": 0.001, "unlike": 0.01}  # of what is more than 1, a share
