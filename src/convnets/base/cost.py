@@ -1,8 +1,8 @@
 """How long a run takes on this machine: costs that were measured, scaled by a short measurement.
 
 Measured on two quiet cores of an AMD EPYC with AVX-512 and bfloat16. The stages' starts are from a
-run of `photos` with 400 pictures (97 s), the milliseconds from `benchmarks/results.csv`, scaled to
-the book's preset on these cores (79 minutes); EfficientNet-Lite2's from that run of `photos`.
+run of `photos` with 400 pictures (79 s), the milliseconds from `benchmarks/results.csv`, scaled to
+the book's preset on these cores (79 minutes); EfficientNet-Lite2's from 5,000 pictures (201 s).
 """
 
 import os
@@ -15,12 +15,12 @@ from threadpoolctl import threadpool_limits
 from convnets.base import params
 from convnets.base.cluster import this_node
 
-SECOND = 0.8  # seconds to multiply; with Python's part, about a second
+SECOND = 0.4  # seconds to multiply
 MULTIPLIED = 164.0  # billions of operations a second: a matrix product on all those cores
 COUNTED = 0.05  # seconds of one of them to sum a million squares in Python
-START, TRAINING = 68.0, 6.0  # seconds of all stages that compute little, and of each training
+START, TRAINING = 62.0, 6.0  # seconds of all stages that compute little, and of each training
 # Milliseconds for a picture of 180 pixels; in bfloat16, but for EfficientNet-Lite2.
-EXTRACTED = {"VGG16": 32.0, "EfficientNetLite2": 14.2}
+EXTRACTED = {"VGG16": 32.0, "EfficientNetLite2": 7.5}
 STEP = {"head": 0.3, "convnet": 6.5, "fine_tune": 10.4}  # in an epoch
 DIGITS = 180.0  # seconds for all epochs of the two convnets of MNIST's digits
 FLOAT32 = 2.2  # times as long as in bfloat16
