@@ -48,6 +48,7 @@ def seconds(p: params.Params, pictures: Mapping[str, int]) -> float:
         p: of the run. Of a backbone that is not in `EXTRACTED`, VGG16's cost is taken.
         pictures: in each split.
     """
+    p = p.model_copy(deep=True)  # of a stage that tells: what only a message reads is no dep
     computing, python = slowness()
     area = (p.image_size / 180) ** 2
     fast = p.precision != "float32" and "bf16" in this_node().processor
@@ -58,7 +59,7 @@ def seconds(p: params.Params, pictures: Mapping[str, int]) -> float:
     passes = 2 * (train + held_out) + p.views.count * train  # each picture's mirror image, too
     took, trained = passes * each * area, 0
     for stage, section in {**(p.model_extra or {}), "fine_tune": p.fine_tune}.items():
-        epochs = p.of(stage, type(section)).epochs
+        epochs = section.epochs and (p.epochs or section.epochs)  # as `Params.of`
         kind = "head" if isinstance(section, params.HeadTraining) else "convnet"
         cost = STEP[stage if stage in STEP else kind]
         took += epochs * train * cost * (1.0 if kind == "head" else numbers * area)

@@ -90,7 +90,7 @@ class Section(BaseModel):
 
 
 Kind = TypeVar("Kind", bound=Section)
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "any"]
 
 
 class Columns(Section):
@@ -113,7 +113,7 @@ class Data(Section):
     # The parts of a path, such as {split}/{class}/**.
     pattern: Annotated[str, AfterValidator(_path_pattern)] | None = None
     # Which words mean which split. Of `any`, the splits are drawn, and `train` only learns.
-    splits: Annotated[dict[str, Split | Literal["any"]] | None, BeforeValidator(_mapping)] = None
+    splits: Annotated[dict[str, Split] | None, BeforeValidator(_mapping)] = None
 
     @model_validator(mode="after")
     def _keys_fit_the_source(self) -> "Data":

@@ -254,7 +254,6 @@ def write(results: Results, folder: Path, unlike: float | None) -> None:
     )
     compared = [metric.name for metric in METRICS if metric.compared]
     first = {"champion": results.table.loc[results.champion, compared].to_dict()}
-    first["champion"] |= {} if unlike is None else {"test_unlike": unlike}
     of_models = results.table[compared].to_dict("index")
     files.write_json(folder / "models.json", first | of_models)
     classes = results.best.record.classes
