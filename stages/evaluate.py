@@ -36,7 +36,7 @@ def main() -> None:
         evidence = explain.grad_cam(champion, images[rows], results.answers.predicted[rows])
         maps = explain.feature_maps(champion, images[0])
         champion, refused = unlike.add(champion, p.unlike.false_alarms)
-        record = results.best.record.model_copy(update={"limits": results.limits()})
+        record = results.best.record.model_copy(update={"limits": results.limits})
         saved.save(champion, CHAMPION, record)
         scores.write(results, METRICS, refused)
 

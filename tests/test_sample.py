@@ -131,7 +131,7 @@ def test_the_evidence_is_on_the_animal():
     """Grad-CAM's evidence is denser on it than beside it, and mostly strongest there."""
     model, seed = saved.load(CHAMPION), params.load(ROOT / "params.yaml").seed
     images = npy.read(ROOT / "dvc-outs/images/test.npy")[::4]
-    table = examples.read_table(ROOT / "dvc-outs/images/test.csv")[::4]
+    table = examples.read_table("test")[::4]
     evidence = explain.grad_cam(model, images, table["label"].to_numpy())
     assert min(evidence.shape[1:]) >= explain.FEWEST
     inside, area, strongest = [], [], []

@@ -187,8 +187,11 @@ def main() -> None:
     )
     command.set_defaults(run=preset)
 
+    shown = argparse.ArgumentParser(add_help=False)
+    shown.add_argument("--format", choices=("table", "json", "csv"), default="table")
+
     about = "compare experiments over their seeds: which differences are more than chance"
-    command = commands.add_parser("compare", help=about, description=about)
+    command = commands.add_parser("compare", help=about, description=about, parents=[shown])
     command.add_argument(
         "revisions",
         nargs="*",
@@ -196,11 +199,10 @@ def main() -> None:
         help="commits, experiments of DVC or workspace (default: the workspace, HEAD and all "
         "experiments that are based on it)",
     )
-    command.add_argument("--format", choices=("table", "json", "csv"), default="table")
     command.set_defaults(run=compare)
 
     about = "measure backbones on this project's pictures; nothing is changed"
-    command = commands.add_parser("backbones", help=about, description=about)
+    command = commands.add_parser("backbones", help=about, description=about, parents=[shown])
     command.add_argument(
         "backbones",
         nargs="+",
@@ -208,7 +210,6 @@ def main() -> None:
         help="EfficientNetLite2, a model of keras.applications, NAME=WEIGHTS for its weights of a "
         ".h5 file, or the path of a .keras or .h5 file",
     )
-    command.add_argument("--format", choices=("table", "json", "csv"), default="table")
     command.set_defaults(run=backbones)
 
     about = "run experiments on the machines of a Ray cluster, at the address in RAY_ADDRESS"
@@ -239,7 +240,9 @@ def main() -> None:
     marked.add_argument("--accuracy", type=share, metavar="SHARE", help=about)
 
     about = "predict the class of images"
-    command = commands.add_parser("predict", help=about, description=about, parents=[model, marks])
+    command = commands.add_parser(
+        "predict", help=about, description=about, parents=[model, marks, shown]
+    )
     command.add_argument(
         "images",
         nargs="+",
@@ -248,7 +251,6 @@ def main() -> None:
     )
     about = "write each image with its evidence in colours (Grad-CAM) into this folder"
     command.add_argument("--explain", type=Path, metavar="FOLDER", help=about)
-    command.add_argument("--format", choices=("table", "json", "csv"), default="table")
     command.set_defaults(run=predict)
 
     about = "copy the pictures of a folder into a folder for each class, unsure and unlike"

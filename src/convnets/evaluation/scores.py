@@ -36,6 +36,7 @@ class Results(NamedTuple):
     calibration: pd.DataFrame  # one row per model of images: before and after calibration
     images: pd.DataFrame  # one row per test image: file, class and label
     monitor: Monitor  # by which the best epoch was kept
+    limits: list[Limit]  # how sure the champion must be to be right so often, by validation
 
     @property
     def best(self) -> Trained:
@@ -51,10 +52,6 @@ class Results(NamedTuple):
     def validation(self) -> Predictions:
         """The champion's calibrated predictions for the validation images."""
         return self.calibrated[self.champion].validation
-
-    def limits(self) -> list[Limit]:
-        """Return how sure the champion must be to be right so often, by the validation images."""
-        return decided.limits(self.validation)
 
     def of_images(self) -> list[str]:
         """Return the names of the models of images. The champion is chosen from these."""
@@ -222,7 +219,8 @@ def gather(
     }
     champion = calibration.best(calibrated)
     before_and_after = calibration.table(predictions, calibrated)
-    rest = (predictions, calibrated, before_and_after, images, monitor)
+    limits = decided.limits(calibrated[champion].validation)
+    rest = (predictions, calibrated, before_and_after, images, monitor, limits)
     return Results(table, champion, trained, kept, *rest)
 
 

@@ -148,10 +148,14 @@ def load_onnx(path: Path) -> Compute:
 
     def compute(pixels: NDArray[Any]) -> answers.Answer:
         values = session.run(names, {"image": pixels.astype(np.float32)})
-        found = dict(zip(names, values, strict=True))
-        return answers.read(found if "unlike" in found else found["probabilities"])
+        return named(dict(zip(names, values, strict=True)))
 
     return compute
+
+
+def named(outputs: dict[str, Any]) -> answers.Answer:
+    """Read several outputs by name, and a single one, whose name is the converter's, alone."""
+    return answers.read(outputs if len(outputs) > 1 else next(iter(outputs.values())))
 
 
 def load(champion: Path, folder: Path) -> Served | None:

@@ -200,7 +200,7 @@ def reliability(before: Predictions, after: Predictions) -> Figure:
 def without_a_person(results: Results) -> Figure:
     """Draw the champion's accuracy on the surest pictures by their share. Marks are at limits."""
     figure, axes = plt.subplots(figsize=(5.6, 3.1), layout="constrained")
-    marked = [row for row in decided.checked(results.limits(), results.answers) if "limit" in row]
+    marked = [row for row in decided.checked(results.limits, results.answers) if "limit" in row]
     both = (("validation", results.validation, RED), ("test", results.answers, BLUE))
     for name, tested, colour in both:
         curve = decided.curve(tested)

@@ -85,7 +85,7 @@ def content(
         "matrix": drawing(drawn.confusion[results.champion]),
         "validated": len(results.validation.labels),
         "counts": results.images["class"].value_counts().reindex(classes, fill_value=0).to_dict(),
-        "decided": decided.checked(results.limits(), best),
+        "decided": decided.checked(results.limits, best),
         "confidence": 1 - RISK,
         "surest": drawing(drawn.decided),
         "comparison": drawing(drawn.comparison),

@@ -195,10 +195,6 @@ def _write_onnx(model: keras.Model, path: Path, about: dict[str, Any], _: dict[s
     served.to_onnx(model, path, about | {"classes": classes})
 
 
-def _load_onnx(path: Path) -> Classifier:
-    return served.load_onnx(path)
-
-
 def _write_litert(
     model: keras.Model, path: Path, about: dict[str, Any], how: dict[str, Any]
 ) -> None:
@@ -239,7 +235,7 @@ def _load_litert(path: Path) -> Classifier:
         model_content=path.read_bytes(), num_threads=os.cpu_count() or 1
     )
     run = interpreter.get_signature_runner()
-    return lambda pixels: _named(run(image=pixels))
+    return lambda pixels: served.named(run(image=pixels))
 
 
 def _write_saved_model(
@@ -258,15 +254,10 @@ def _load_saved_model(path: Path) -> Classifier:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", _write_onnx, _load_onnx),
+    "onnx": Format(".onnx", _write_onnx, served.load_onnx),
     "litert": Format(".tflite", _write_litert, _load_litert),
     "saved_model": Format("", _write_saved_model, _load_saved_model),
 }
-
-
-def _named(outputs: dict[str, Any]) -> answers.Answer:
-    """Read several outputs by name, and a single one, whose name is the converter's, alone."""
-    return answers.read(outputs if len(outputs) > 1 else next(iter(outputs.values())))
 
 
 def _answers(classify: Classifier, images: Pixels, kind: str) -> answers.Answer:
